@@ -1,0 +1,170 @@
+//! The socket: one broker per place, and only its own user gets in.
+
+mod accept;
+mod track;
+
+use std::fs::{File, OpenOptions, Permissions, remove_file, set_permissions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use mlflow_secrets_auth_core::socket::{SocketError, prepare_directory};
+use nix::fcntl::{Flock, FlockArg};
+
+pub(crate) use accept::incoming;
+pub(crate) use track::Track;
+
+/// A listening socket, and the lock that makes its broker the only one; held for life.
+pub(crate) struct Listener {
+    pub(crate) socket: UnixListener,
+    pub(crate) path: PathBuf,
+    inode: Option<(u64, u64)>,
+    lock: Flock<File>,
+}
+
+/// Why there is no listener.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ListenError {
+    /// Another broker serves this place.
+    #[error("another broker already serves {path}. Ask it with `mlflow-secrets-auth status`, end it with `mlflow-secrets-auth stop`", path = .0.display())]
+    Taken(PathBuf),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+}
+
+impl Listener {
+    /// Takes the place over: the lock first, then what a dead broker left there is removed.
+    ///
+    /// # Errors
+    /// [`ListenError::Taken`] when another broker lives; else what the system says.
+    pub(crate) fn bind(path: &Path) -> Result<Self, ListenError> {
+        prepare_directory(path)?;
+        let io = |error: io::Error| SocketError::Io {
+            path: path.to_owned(),
+            error,
+        };
+        let lock_path = path.with_extension("lock");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+            .open(&lock_path)
+            .map_err(|error| SocketError::Io {
+                path: lock_path,
+                error,
+            })?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|_| ListenError::Taken(path.to_owned()))?;
+        match std::fs::symlink_metadata(path) {
+            Ok(meta) if meta.file_type().is_socket() => remove_file(path).map_err(io)?,
+            Ok(_) => {
+                return Err(SocketError::WrongKind {
+                    path: path.to_owned(),
+                    wanted: "socket",
+                }
+                .into());
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io(error).into()),
+        }
+        let socket = UnixListener::bind(path).map_err(io)?;
+        // The directory is closed to others already; between the two calls nobody could enter.
+        set_permissions(path, Permissions::from_mode(0o600)).map_err(io)?;
+        socket.set_nonblocking(true).map_err(io)?;
+        let inode = inode_of(path);
+        Ok(Self {
+            socket,
+            path: path.to_owned(),
+            inode,
+            lock,
+        })
+    }
+
+    /// A second listener for the accepting task, and the guard of the place.
+    pub(crate) fn split(self) -> io::Result<(tokio::net::UnixListener, Place)> {
+        let listener = tokio::net::UnixListener::from_std(self.socket)?;
+        Ok((
+            listener,
+            Place {
+                path: self.path,
+                inode: self.inode,
+                _lock: self.lock,
+            },
+        ))
+    }
+}
+
+/// The place that this broker serves.
+pub(crate) struct Place {
+    path: PathBuf,
+    inode: Option<(u64, u64)>,
+    _lock: Flock<File>,
+}
+
+impl Place {
+    /// Whether the socket's name still leads here: a logout or a cleaner may have removed it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.inode.is_some() && inode_of(&self.path) == self.inode
+    }
+
+    /// Takes the socket's name away, so that the next client starts a new broker.
+    pub(crate) fn leave(&self) {
+        if self.is_ours() {
+            let _ = remove_file(&self.path);
+        }
+    }
+}
+
+fn inode_of(path: &Path) -> Option<(u64, u64)> {
+    std::fs::symlink_metadata(path)
+        .ok()
+        .map(|meta| (meta.dev(), meta.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d").join("s.sock");
+        (dir, path)
+    }
+
+    #[test]
+    fn one_broker_per_place() {
+        let (_dir, path) = place();
+        let first = Listener::bind(&path).unwrap();
+        assert!(matches!(Listener::bind(&path), Err(ListenError::Taken(_))));
+        drop(first);
+        // The dead broker's socket is still there, and in nobody's way.
+        assert!(path.exists());
+        Listener::bind(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_in_the_place_is_not_removed() {
+        let (_dir, path) = place();
+        prepare_directory(&path).unwrap();
+        std::fs::write(&path, "somebody's").unwrap();
+        assert!(matches!(
+            Listener::bind(&path),
+            Err(ListenError::Socket(SocketError::WrongKind { .. }))
+        ));
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn the_socket_is_closed_to_others() {
+        let (_dir, path) = place();
+        let _listener = Listener::bind(&path).unwrap();
+        assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
+        assert_eq!(
+            path.parent().unwrap().metadata().unwrap().mode() & 0o777,
+            0o700
+        );
+    }
+}
