@@ -1,5 +1,10 @@
 //! The life of a source: one secret in one secret manager.
 
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use mlflow_secrets_auth_core::clock::Moment;
@@ -40,7 +45,7 @@ pub(crate) struct Source<C> {
     rules: Rules,
     held: Option<Held<C>>,
     /// One flight at a time, however many ask.
-    flying: bool,
+    flight: Option<Purpose>,
     failing: Option<Failing>,
     rejected: Option<Rejected>,
     revision: u64,
@@ -68,6 +73,15 @@ struct Failing {
     count: u32,
     at: Moment,
     retry_at: Moment,
+}
+
+/// Why a flight is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// There is no credential, or one that ends.
+    Refresh,
+    /// A server rejected the one there is: who reports the same waits for what comes of it.
+    Recheck,
 }
 
 /// What became of rejections of the held revision.
@@ -171,7 +185,7 @@ impl<C: Clone + PartialEq> Source<C> {
         Self {
             rules,
             held: None,
-            flying: false,
+            flight: None,
             failing: None,
             rejected: None,
             revision: seed,
@@ -195,7 +209,7 @@ impl<C: Clone + PartialEq> Source<C> {
             }
             let meanwhile = self.serve(now);
             return Verdict::Wait {
-                start: self.take_off(),
+                start: self.take_off(Purpose::Refresh),
                 meanwhile,
             };
         }
@@ -226,17 +240,18 @@ impl<C: Clone + PartialEq> Source<C> {
             (0, RECHECK_401)
         };
         let budget = &mut rejected.budgets[slot];
-        if budget.next_at.is_some_and(|at| now < at) {
+        let may_look = budget.next_at.is_none_or(|at| at <= now);
+        if self.flight != Some(Purpose::Recheck) && !may_look {
             return self
                 .serve(now)
                 .map_or_else(|| self.refuse(now), Verdict::Serve);
         }
-        if !self.flying {
+        if self.flight.is_none() {
             budget.next_at = Some(now + recheck.saturating_mul(1 << budget.refetches.min(6)));
             budget.refetches += 1;
         }
         Verdict::Wait {
-            start: self.take_off(),
+            start: self.take_off(Purpose::Recheck),
             meanwhile: None,
         }
     }
@@ -252,7 +267,7 @@ impl<C: Clone + PartialEq> Source<C> {
     ) -> bool {
         let current = flight.epoch == self.epoch;
         if current {
-            self.flying = false;
+            self.flight = None;
         } else {
             // Flushed meanwhile; the waiters start another.
             return false;
@@ -297,8 +312,8 @@ impl<C: Clone + PartialEq> Source<C> {
     pub(crate) fn tick(&mut self, now: Moment) -> Option<FlightId> {
         self.wipe(now);
         let due = self.next_start().is_some_and(|at| at <= now);
-        if due && self.is_active(now) && !self.flying {
-            self.take_off()
+        if due && self.is_active(now) && self.flight.is_none() {
+            self.take_off(Purpose::Refresh)
         } else {
             None
         }
@@ -308,7 +323,7 @@ impl<C: Clone + PartialEq> Source<C> {
     pub(crate) fn due(&self, now: Moment) -> Option<Moment> {
         let start = self
             .next_start()
-            .filter(|_| !self.flying && self.is_active(now));
+            .filter(|_| self.flight.is_none() && self.is_active(now));
         let end = self.held.as_ref().map(|held| self.end_of(held));
         start.into_iter().chain(end).min()
     }
@@ -318,7 +333,7 @@ impl<C: Clone + PartialEq> Source<C> {
         self.held = None;
         self.failing = None;
         self.rejected = None;
-        self.flying = false;
+        self.flight = None;
         self.epoch += 1;
     }
 
@@ -401,11 +416,11 @@ impl<C: Clone + PartialEq> Source<C> {
         });
     }
 
-    fn take_off(&mut self) -> Option<FlightId> {
-        if self.flying {
+    fn take_off(&mut self, purpose: Purpose) -> Option<FlightId> {
+        if self.flight.is_some() {
             return None;
         }
-        self.flying = true;
+        self.flight = Some(purpose);
         Some(FlightId { epoch: self.epoch })
     }
 
@@ -425,11 +440,11 @@ impl<C: Clone + PartialEq> Source<C> {
     /// Without a credential: fail while failures are remembered, else wait for a flight.
     fn refuse(&mut self, now: Moment) -> Verdict<C> {
         match &self.failing {
-            Some(failing) if now < failing.retry_at && !self.flying => {
+            Some(failing) if now < failing.retry_at && self.flight.is_none() => {
                 Verdict::Fail(failing.failure.clone())
             }
             _ => Verdict::Wait {
-                start: self.take_off(),
+                start: self.take_off(Purpose::Refresh),
                 meanwhile: None,
             },
         }
