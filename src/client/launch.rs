@@ -52,6 +52,9 @@ pub enum LaunchError {
 /// Between two looks at a socket that somebody else is about to open.
 const LOOK_AGAIN: Duration = Duration::from_millis(3);
 
+/// Brokers that one call starts at most, time permitting.
+const MOST_STARTS: u32 = 10;
+
 /// A connection to the broker at `path`, which is started if need be and allowed.
 pub(super) fn connect(
     host: &dyn Host,
@@ -73,7 +76,7 @@ pub(super) fn connect(
                 if starting.is_some() {
                     // Ours was started and is gone again: it says why, or somebody ended it.
                     attempts += 1;
-                    if attempts > 3 {
+                    if attempts > MOST_STARTS {
                         return Err(LaunchError::Failed(
                             "it ended at once. Run `mlflow-secrets-auth serve` to see why".into(),
                         )

@@ -35,6 +35,9 @@ pub use launch::{Launch, LaunchError};
 /// Idle connections kept; more exist only while more threads ask at once.
 const KEPT_CONNECTIONS: usize = 4;
 
+/// Connections that may break under one call, time permitting.
+const MOST_BREAKS: u64 = 40;
+
 /// What the client needs of the process it lives in.
 pub trait Host: Sync {
     /// Called while waiting, after a signal and at least every second; true ends the wait.
@@ -316,8 +319,12 @@ impl Client {
                     if Instant::now() >= deadline {
                         return Err(timed_out());
                     }
-                    if breaks >= 8 {
+                    if breaks >= MOST_BREAKS {
                         return Err(ClientError::Broken { path, error });
+                    }
+                    // Brokers that die are replaced at once; one that closes every connection is not hurried.
+                    if breaks > 2 {
+                        std::thread::sleep(Duration::from_millis(2 * breaks));
                     }
                 }
             }
