@@ -55,7 +55,7 @@ impl Answer {
         self.headers
             .bind(py)
             .iter()
-            .map(|pair| pair.extract().map_err(Into::into))
+            .map(|pair| pair.extract())
             .collect()
     }
 

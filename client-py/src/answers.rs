@@ -12,6 +12,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyString};
 use crate::answer::Answer;
 use crate::caller::Caller;
 use crate::errors::guard;
+use crate::headers::Headers;
 
 /// Redirects and artifact locations can name any number of origins.
 const MOST_KEPT: usize = 256;
@@ -22,6 +23,8 @@ const MOST_KEPT: usize = 256;
 /// would wait for ever. A lock that is taken counts as a miss.
 #[pyclass(frozen, module = "mlflow_secrets_auth._client")]
 pub(crate) struct Answers {
+    /// Python's part, for requests that no kept answer fits.
+    miss: Py<PyAny>,
     /// The response hook that every request gets.
     hook: Py<PyAny>,
     state: PerProcess<RwLock<State>>,
@@ -35,7 +38,7 @@ struct State {
 }
 
 struct Kept {
-    headers: Vec<(Py<PyString>, Py<PyString>)>,
+    headers: Headers,
     /// What Python remembers on the request.
     sent: Py<PyAny>,
     revision: u64,
@@ -45,26 +48,39 @@ struct Kept {
 #[pymethods]
 impl Answers {
     #[new]
-    fn new(hook: Py<PyAny>) -> Self {
+    fn new(miss: Py<PyAny>, hook: Py<PyAny>) -> Self {
         Self {
+            miss,
             hook,
             state: PerProcess::new(),
         }
     }
 
-    /// Puts the kept headers on a prepared request; false: there are none, ask.
-    fn apply(&self, request: &Bound<'_, PyAny>) -> PyResult<bool> {
+    /// Authenticates a prepared request: `requests` calls it as it calls any auth object.
+    fn __call__<'py>(&self, request: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         guard(|| {
             let py = request.py();
-            let Some(kept) = self.find(request)? else {
-                return Ok(false);
-            };
-            let headers = request.getattr(intern!(py, "headers"))?;
-            for (name, value) in &kept.headers {
-                headers.set_item(name, value)?;
+            match self.find(&request)? {
+                Some(kept) => {
+                    kept.headers.put_on(&request)?;
+                    self.mark(&request, &kept.sent)?;
+                }
+                None => {
+                    self.miss.call1(py, (&request,))?;
+                }
             }
-            self.mark(request, &kept.sent)?;
-            Ok(true)
+            Ok(request)
+        })
+    }
+
+    /// Requests, and what holds them, are pickled: another process has an object of its own.
+    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, ())> {
+        guard(|| {
+            Ok((
+                py.import("mlflow_secrets_auth.auth")?
+                    .getattr("answers_of_this_process")?,
+                (),
+            ))
         })
     }
 
@@ -176,11 +192,7 @@ impl Answers {
         if answer.max_age.is_zero() {
             return Ok(());
         }
-        let headers = answer
-            .pairs(py)?
-            .into_iter()
-            .map(|(n, v)| (n.unbind(), v.unbind()))
-            .collect();
+        let headers = Headers::new(py, answer.pairs(py)?)?;
         let now = Moment::now();
         let fresh = Arc::new(Kept {
             headers,

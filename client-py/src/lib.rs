@@ -8,6 +8,7 @@ mod answers;
 mod caller;
 mod environment;
 mod errors;
+mod headers;
 mod process;
 
 /// Asks the broker which headers a request needs. Private: the Python package is the interface.
@@ -30,11 +31,16 @@ mod _client {
     /// What is static here would be shared with interpreters that share nothing else.
     #[pymodule_init]
     #[allow(unsafe_code)]
-    fn refuse_sub_interpreters(_: &Bound<'_, PyModule>) -> PyResult<()> {
+    fn refuse_sub_interpreters() -> PyResult<()> {
         // SAFETY: the caller is attached to the interpreter that is asked for its number.
-        let number = unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) };
+        let number =
+            unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) };
         // The main interpreter has been number 0 ever since they have numbers.
-        if number == 0 { Ok(()) } else { Err(PyImportError::new_err("subinterpreters are not supported")) }
+        if number == 0 {
+            Ok(())
+        } else {
+            Err(PyImportError::new_err("subinterpreters are not supported"))
+        }
     }
 
     /// The version that this module was built as.
