@@ -8,8 +8,8 @@ import signal
 import stat
 from pathlib import Path
 
+from servers.broker import Broker
 from servers.plugin import ASK, file_provider
-from servers.process import wait_until
 from servers.recorder import Recorder
 from servers.sandbox import Sandbox
 
@@ -94,30 +94,14 @@ def test_without_a_runtime_directory_the_temporary_one_serves(sandbox: Sandbox, 
 
 
 def test_an_idle_broker_ends_by_itself(sandbox: Sandbox) -> None:
-    import subprocess
-
-    from servers.sandbox import COMMAND
-
-    with subprocess.Popen(
-        [str(COMMAND), "serve", "--idle-timeout", "1"], env=sandbox.environment, stderr=subprocess.DEVNULL
-    ) as broker:
-        assert broker.wait(timeout=20) == 0
+    with Broker(sandbox, "--idle-timeout", "1") as broker:
+        assert broker.process.wait(timeout=20) == 0
     assert not sandbox.sockets()
 
 
 def test_a_broker_whose_socket_was_removed_ends(sandbox: Sandbox) -> None:
-    import subprocess
-
-    from servers.sandbox import COMMAND
-
-    with subprocess.Popen(
-        # It looks at least as often as it would have to for its idle time.
-        [str(COMMAND), "serve", "--idle-timeout", "2"],
-        env=sandbox.environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as broker:
-        wait_until(lambda: bool(sandbox.sockets()), timeout=10)
-        sandbox.sockets()[0].unlink()
-        _, log = broker.communicate(timeout=20)
-    assert "removed" in log
+    # It looks at least as often as it would have to for its idle time.
+    with Broker(sandbox, "--idle-timeout", "2") as broker:
+        broker.socket.unlink()
+        broker.process.wait(timeout=20)
+    assert "removed" in broker.log()

@@ -10,18 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from servers.broker import Broker
 from servers.plugin import file_provider
-from servers.process import wait_until
-from servers.sandbox import COMMAND, Sandbox
+from servers.sandbox import Sandbox
 
 
 @pytest.fixture
 def broker(sandbox: Sandbox) -> Iterator[Path]:
     """A broker in the foreground; its socket."""
-    with subprocess.Popen([str(COMMAND), "serve"], env=sandbox.environment, stderr=subprocess.DEVNULL) as process:
-        wait_until(lambda: bool(sandbox.sockets()), timeout=10)
-        yield sandbox.sockets()[0]
-        process.terminate()
+    with Broker(sandbox) as running:
+        yield running.socket
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root, to be somebody else")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
+from servers.broker import Broker
 from servers.plugin import ASK, file_provider
 from servers.process import wait_until
 from servers.recorder import Answer, Recorder
-from servers.sandbox import COMMAND, Sandbox
+from servers.sandbox import Sandbox
 
 PASSWORD = "hunter2-9f8e7d6c5b4a"
 NEXT = "hunter3-1a2b3c4d5e6f"
@@ -24,20 +24,12 @@ def seen(text: str | bytes) -> list[str]:
     return [shape for shape in SHAPES if shape.encode() in data]
 
 
-def test_no_secret_is_seen_anywhere(sandbox: Sandbox, recorder: Recorder, tmp_path: Path) -> None:
+def test_no_secret_is_seen_anywhere(sandbox: Sandbox, recorder: Recorder) -> None:
     """Logs at every level, status in every form, doctor, info, argv, environment, files."""
     variables = file_provider(recorder.url, sandbox.write_secret(f"user:{PASSWORD}"), "basic")
-    log = tmp_path / "log"
-    with (
-        log.open("wb") as out,
-        subprocess.Popen(
-            [str(COMMAND), "serve", "--log-level", "trace"],
-            # As careless as can be: everything in the broker's own environment, too.
-            env={**sandbox.environment, **variables, "RUST_LOG": "trace", "VAULT_TOKEN": PASSWORD},
-            stderr=out,
-        ) as broker,
-    ):
-        wait_until(lambda: bool(sandbox.sockets()), timeout=10)
+    # As careless as can be: everything in the broker's own environment, too.
+    careless = {**variables, "RUST_LOG": "trace", "VAULT_TOKEN": PASSWORD}
+    with Broker(sandbox, "--log-level", "trace", **careless) as broker:
         shown = [sandbox.run_python(ASK, recorder.url, check=True, **variables, MLFLOW_SECRETS_LOG_LEVEL="DEBUG")]
         assert recorder.values("Authorization") == [f"Basic {SHAPES[1]}"], "it is used at all"
         # A rotation met by a 401, and a server that never accepts it.
@@ -45,7 +37,7 @@ def test_no_secret_is_seen_anywhere(sandbox: Sandbox, recorder: Recorder, tmp_pa
         recorder.default = Answer(status=401)
         shown.append(sandbox.run_python(ASK, recorder.url, **variables, MLFLOW_SECRETS_LOG_LEVEL="DEBUG"))
         # A secret that cannot be sent.
-        for text in [f"user:{NEXT}\nuser:{PASSWORD}", NEXT, json.dumps({"key": NEXT}), f'["{NEXT}"]']:
+        for text in [NEXT, json.dumps({"key": NEXT}), f'["{NEXT}"]']:
             sandbox.write_secret(text)
             sandbox.command("flush", check=True)
             done = sandbox.run_python(ASK, recorder.url, **variables, MLFLOW_SECRETS_LOG_LEVEL="DEBUG")
@@ -57,9 +49,8 @@ def test_no_secret_is_seen_anywhere(sandbox: Sandbox, recorder: Recorder, tmp_pa
         process = Path("/proc") / str(broker.pid)
         if process.exists():
             assert not seen((process / "cmdline").read_bytes())
-        broker.terminate()
-    assert not seen(log.read_bytes())
-    assert b"rejected" in log.read_bytes(), "the log says something"
+    assert not seen(broker.log())
+    assert "rejected" in broker.log(), "the log says something"
     for file in sandbox.root.rglob("*"):
         if file.is_file() and file != sandbox.home / "secret":
             assert not seen(file.read_bytes()), file
@@ -86,10 +77,8 @@ def test_a_flush_leaves_nothing_in_the_broker_s_memory(sandbox: Sandbox, recorde
     assert found_in_memory(pid, PASSWORD.encode()) > 0, "it is there while it is in use"
     (sandbox.home / "secret").unlink()
     sandbox.command("flush", check=True)
-    # Transport buffers are not wiped, but written over: other answers pass through them.
-    for _ in range(30):
-        sandbox.command("status", check=False)
-    assert found_in_memory(pid, b"Bearer " + PASSWORD.encode()) == 0
+    # The connection that carried it is noticed to be gone, and its buffers are given back.
+    wait_until(lambda: found_in_memory(pid, PASSWORD.encode()) == 0, timeout=10)
 
 
 def found_in_memory(pid: int, needle: bytes) -> int:

@@ -16,6 +16,10 @@ mod providers;
 mod report;
 mod routing;
 mod rpc;
+mod wipe;
+
+#[global_allocator]
+static ALLOCATOR: wipe::Wiping = wipe::Wiping;
 
 fn main() -> std::process::ExitCode {
     commands::run()
