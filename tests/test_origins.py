@@ -30,9 +30,9 @@ with mlflow.start_run():
     mlflow.log_text("x", "x.txt")
 """
     variables = basic_auth(sandbox, mlflow_basic_auth)
-    sandbox.run_python(client, recorder.url, **variables)
-    assert recorder.requests, "MLflow does send it there"
-    assert recorder.values("Authorization") == []
+    done = sandbox.run_python(client, recorder.url, **variables)
+    assert recorder.requests, done.stderr
+    assert set(recorder.values("Authorization")) == {None}
 
 
 def test_set_tracking_uri_counts(sandbox: Sandbox, mlflow_basic_auth: MlflowServer) -> None:
@@ -72,14 +72,14 @@ ask(second)
 
 
 def test_routes_of_the_configuration_file(sandbox: Sandbox, new_recorder: Callable[..., Recorder]) -> None:
-    named, other = new_recorder(), new_recorder(host="127.0.0.2")
+    named, other = new_recorder(), new_recorder(host="localhost")
     secret = sandbox.write_secret("token")
     sandbox.write_config(f'[[route]]\nhosts = ["127.0.0.1"]\nprovider = "file"\npath = "{secret}"\n')
     variables = {"MLFLOW_TRACKING_URI": other.url}
     sandbox.run_python(ASK, named.url, check=True, **variables)
     sandbox.run_python(ASK, other.url, check=True, **variables)
     assert named.values("Authorization") == ["Bearer token"]
-    assert other.requests and other.values("Authorization") == []
+    assert other.requests and not other.holds("token")
 
 
 def test_a_policy_binds_every_caller(sandbox: Sandbox, recorder: Recorder) -> None:
