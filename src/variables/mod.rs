@@ -157,7 +157,8 @@ impl Settings {
             settings.0.insert(variable.name, Secret::new(value));
         }
         // Only ~/.vault-token is looked for at home; who has another login names no file with it.
-        if settings.0.contains_key("VAULT_TOKEN") || settings.0.contains_key("VAULT_ROLE_ID") {
+        let logins = ["VAULT_TOKEN", "VAULT_ROLE_ID", "MLFLOW_VAULT_TOKEN_FILE"];
+        if logins.iter().any(|name| settings.0.contains_key(name)) {
             settings.0.remove("HOME");
         }
         if enabled.is_empty() {

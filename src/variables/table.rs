@@ -44,6 +44,8 @@ pub const TABLE: &[Variable] = &[
     row("VAULT_TOKEN", &[], "", "vault", Login, Secret, "token; wins over AppRole"),
     row("VAULT_ROLE_ID", &[], "role_id", "vault", Login, Text, "AppRole role id"),
     row("VAULT_SECRET_ID", &[], "", "vault", Login, Secret, "AppRole secret id"),
+    row("MLFLOW_VAULT_TOKEN_FILE", &[], "token_file", "vault", Login, Path, "file with a token, such as an agent's sink; wins over AppRole"),
+    row("MLFLOW_VAULT_SECRET_ID_FILE", &[], "secret_id_file", "vault", Login, Path, "file with the AppRole secret id"),
     row("VAULT_NAMESPACE", &[], "namespace", "vault", Login, Text, "namespace"),
     row("VAULT_SKIP_VERIFY", &[], "skip_verify", "vault", Login, Flag, "turns TLS verification off"),
     row("VAULT_CACERT", &[], "ca_cert", "vault", Login, Path, "PEM file of trusted CAs"),

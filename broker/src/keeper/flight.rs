@@ -29,10 +29,17 @@ pub(super) async fn fly(
     let deadline = Instant::now() + LONGEST;
     let mut pause = FIRST_PAUSE;
     let mut failures = 0;
+    let mut last = None;
     loop {
-        let failure = match attempt(kept, previous, deadline).await {
-            Ok((landed, stamp)) => return (landed, stamp),
-            Err(failure) => failure,
+        let attempt = tokio::time::timeout_at(deadline, attempt(kept, previous)).await;
+        let failure = match attempt {
+            Ok(Ok((landed, stamp))) => return (landed, stamp),
+            Ok(Err(failure)) => failure,
+            // What an earlier attempt met says more than that the time is over.
+            Err(_) => {
+                let failure = last.unwrap_or_else(|| too_late(&kept.reader.source()));
+                return (Landing::Failed(failure), None);
+            }
         };
         failures += 1;
         let wait = failure
@@ -45,26 +52,23 @@ pub(super) async fn fly(
             return (Landing::Failed(failure), None);
         }
         tracing::debug!(source = %kept.reader.source(), class = %failure.class, "retrying");
+        last = Some(failure);
         tokio::time::sleep(wait).await;
         pause *= 2;
     }
 }
 
-async fn attempt(
-    kept: &Kept,
-    previous: Option<Stamp>,
-    deadline: Instant,
-) -> Result<(Landed, Option<Stamp>), Failure> {
+fn too_late(source: &str) -> Failure {
+    Failure::new(
+        Class::Unreachable,
+        format!("{source} did not answer within {} s", LONGEST.as_secs()),
+        "Check that it is up and reachable from here",
+    )
+}
+
+async fn attempt(kept: &Kept, previous: Option<Stamp>) -> Result<(Landed, Option<Stamp>), Failure> {
     let source = kept.reader.source();
-    let answer = tokio::time::timeout_at(deadline, kept.reader.read(previous))
-        .await
-        .map_err(|_| {
-            Failure::new(
-                Class::Unreachable,
-                format!("{source} did not answer within {} s", LONGEST.as_secs()),
-                "Check that it is up and reachable from here",
-            )
-        })??;
+    let answer = kept.reader.read(previous).await?;
     match answer {
         Answer::Unchanged { life } => Ok((Landing::Unchanged { life }, previous)),
         Answer::Secret { text, life, stamp } => {

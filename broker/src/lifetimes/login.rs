@@ -3,36 +3,31 @@
 //! Every token comes from an errand, and there is one errand at a time: logging in (which for a
 //! token that somebody gave means looking at what it is worth) or renewing what is held.
 
+mod failing;
+mod held;
+
 use std::time::Duration;
 
 use mlflow_secrets_auth_core::clock::Moment;
 
 use crate::errors::{Class, Failure};
+use failing::Failing;
+use held::Held;
+pub(crate) use held::{Errand, Grant, Kind};
 
 /// No two errands begin closer together than this, whatever happens.
 const SPACING: Duration = Duration::from_millis(250);
-
-/// The bounds of a remembered failure. The first pause is short where it may be a hiccup.
-const FIRST_BACKOFF: Duration = Duration::from_millis(150);
-const FIRST_FINAL_BACKOFF: Duration = Duration::from_secs(1);
-const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 
 /// A denial may be the token's fault or the policy's. It costs one new login; the next denial
 /// within this time is taken for the policy's.
 const DENIAL_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_DENIAL_PAUSE: Duration = Duration::from_secs(3600);
 
+/// A token that dies sooner after the last one than this is not worth an unbudgeted login.
+const DEAD_PAUSE: Duration = Duration::from_secs(5);
+
 /// Tokens of a login that nobody has used for this long, or for twice their life, may lapse.
 const UNUSED: Duration = Duration::from_secs(900);
-
-/// Where the tokens come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    /// We log in: any token can be replaced, and is given back at the end.
-    Minted,
-    /// Somebody gave it: renewed where it can be, never replaced by us, never revoked.
-    Given,
-}
 
 /// A login's state; `T` is the token.
 #[derive(Debug)]
@@ -53,42 +48,10 @@ pub(crate) struct Login<T> {
     pub(crate) counters: Counters,
 }
 
-#[derive(Debug)]
-struct Held<T> {
-    token: T,
-    generation: u64,
-    renewable: bool,
-    /// What was granted last, and the most that ever was.
-    life: Option<Duration>,
-    longest: Option<Duration>,
-    expires_at: Option<Moment>,
-    /// When it is renewed or replaced.
-    turn_at: Option<Moment>,
-    /// A renewal was refused, or gave too little: the next turn is a new login.
-    renewals_over: bool,
-    /// The secret manager has answered a question with it.
-    worked: bool,
-}
-
-#[derive(Debug)]
-struct Failing {
-    failure: Failure,
-    count: u32,
-    at: Moment,
-    retry_at: Moment,
-}
-
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counters {
     pub(crate) logins: u64,
     pub(crate) renewals: u64,
-}
-
-/// What an errand is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Errand {
-    LogIn,
-    Renew,
 }
 
 /// The right to run one errand; it ends in [`Login::landed`].
@@ -134,14 +97,6 @@ pub(crate) enum Landing<T> {
     Obtained { token: T, grant: Grant },
     Renewed(Grant),
     Failed(Failure),
-}
-
-/// What the secret manager grants a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Grant {
-    /// `None`: it does not end.
-    pub(crate) life: Option<Duration>,
-    pub(crate) renewable: bool,
 }
 
 /// What there is to report.
@@ -195,32 +150,25 @@ impl<T: Clone + PartialEq> Login<T> {
         Need::Wait { start }
     }
 
-    /// A token did not do. Answers with a better one, or with the same generation where the token
-    /// is as good as any that can be had: then the policy is what denies.
+    /// A token did not do. To be asked again after every wait, until it answers with another
+    /// generation, or with the same where none better can be had: then it is the policy that denies.
     pub(crate) fn doubt(&mut self, now: Moment, generation: u64, doubt: Doubt) -> Need<T> {
         self.used_at = now;
         self.wipe(now);
-        let Some(held) = &mut self.held else {
+        let Some(held) = &self.held else {
             return self.need(now);
         };
-        if held.generation != generation || self.errand == Some(Errand::LogIn) {
-            return match self.errand {
-                Some(Errand::LogIn) => Need::Wait { start: None },
-                _ => self.need(now),
-            };
+        if self.errand.is_some() {
+            return Need::Wait { start: None };
         }
-        // One that has served and is unknown now was revoked, and nobody can use it any more.
-        let revoked = doubt == Doubt::Dead
-            && held.worked
-            && self
-                .dead_at
-                .is_none_or(|at| now.since(at) > FIRST_FINAL_BACKOFF * 5);
-        if revoked {
-            self.dead_at = Some(now);
-            self.held = None;
+        if held.generation != generation {
             return self.need(now);
         }
-        if self.errand.is_some() || now < self.earliest {
+        // One that has served and is unknown now was revoked, and nobody can use it any more.
+        let often = self.dead_at.is_some_and(|at| now.since(at) < DEAD_PAUSE);
+        if doubt == Doubt::Dead && held.worked && !often {
+            self.dead_at = Some(now);
+            self.held = None;
             return self.need(now);
         }
         if let Some(failing) = &self.failing
@@ -228,19 +176,38 @@ impl<T: Clone + PartialEq> Login<T> {
         {
             return Need::Fail(failing.failure.clone());
         }
-        if doubt != Doubt::Outdated {
-            let pause = DENIAL_PAUSE
-                .saturating_mul(1 << self.denials.saturating_sub(1).min(10))
-                .min(LONGEST_DENIAL_PAUSE);
-            if self.denial_at.is_some_and(|at| now.since(at) < pause) {
-                return self.need(now);
-            }
-            self.denials += 1;
-            self.denial_at = Some(now);
+        let permitted = match doubt {
+            Doubt::Outdated => now >= self.earliest,
+            Doubt::Dead | Doubt::Denied => self.may_doubt(now),
+        };
+        if !permitted {
+            return self.need(now);
         }
+        // A denial has a budget of its own, and follows a login closely when it is the first.
+        self.earliest = self.earliest.min(now);
         Need::Wait {
             start: self.take_off(now, Errand::LogIn),
         }
+    }
+
+    /// Whether a denial is worth a new login; takes it from the budget.
+    fn may_doubt(&mut self, now: Moment) -> bool {
+        let pause = DENIAL_PAUSE
+            .saturating_mul(1 << self.denials.saturating_sub(1).min(10))
+            .min(LONGEST_DENIAL_PAUSE);
+        match self.denial_at.map(|at| now.since(at)) {
+            Some(span) if span < pause => return false,
+            Some(span) if span > pause * 2 => self.denials = 0,
+            _ => {}
+        }
+        self.denials += 1;
+        self.denial_at = Some(now);
+        true
+    }
+
+    /// The token that is to be renewed.
+    pub(crate) fn held(&self) -> Option<T> {
+        self.held.as_ref().map(|held| held.token.clone())
     }
 
     /// The secret manager answered a question with that token.
@@ -285,22 +252,15 @@ impl<T: Clone + PartialEq> Login<T> {
             Landing::Obtained { token, grant } => {
                 self.failing = None;
                 self.wanted = false;
-                self.counters.logins += 1;
                 let old = self.held.take();
                 let same = old.as_ref().filter(|old| old.token == token);
                 let generation = same.map_or(self.generation + 1, |old| old.generation);
-                let mut held = Held {
-                    worked: same.is_some_and(|old| old.worked),
-                    token,
-                    generation,
-                    renewable: false,
-                    life: None,
-                    longest: None,
-                    expires_at: None,
-                    turn_at: None,
-                    renewals_over: false,
-                };
+                let mut held = Held::new(token, generation);
+                held.worked = same.is_some_and(|old| old.worked);
                 held.grant(flight.began, grant, jitter);
+                if generation != self.generation {
+                    self.counters.logins += 1;
+                }
                 self.generation = generation;
                 let retired = old.filter(|old| old.generation != generation);
                 self.held = Some(held);
@@ -322,7 +282,11 @@ impl<T: Clone + PartialEq> Login<T> {
     /// When `tick` is to be called next; `None`: not before somebody asks.
     pub(crate) fn due(&self, now: Moment) -> Option<Moment> {
         let end = self.held.as_ref().and_then(Held::usable_until);
-        self.next(now).map(|(at, _)| at).into_iter().chain(end).min()
+        self.next(now)
+            .map(|(at, _)| at)
+            .into_iter()
+            .chain(end)
+            .min()
     }
 
     /// The end. Returns the token that is to be given back: only one that we minted.
@@ -358,35 +322,24 @@ impl<T: Clone + PartialEq> Login<T> {
     // --- transitions ---
 
     fn fail(&mut self, now: Moment, errand: Errand, failure: Failure, jitter: f64) {
-        let transient = failure.class.is_transient();
-        if errand == Errand::Renew && !transient {
-            if let Some(held) = &mut self.held {
-                held.renewals_over = true;
-                if self.kind == Kind::Minted {
-                    // Not a failure of the login: that is what comes next, at once.
-                    held.turn_at = Some(now);
-                    return;
-                }
+        if errand == Errand::Renew
+            && !failure.class.is_transient()
+            && let Some(held) = &mut self.held
+        {
+            held.renewals_over = true;
+            if self.kind == Kind::Minted {
+                // Not a failure of the login: that is what comes next, at once.
+                held.turn_at = Some(now);
+                return;
             }
         }
         if self.kind == Kind::Given && failure.class == Class::NotAuthenticated {
             self.held = None;
         }
-        let count = self.failing.as_ref().map_or(0, |f| f.count) + 1;
-        let first = if transient { FIRST_BACKOFF } else { FIRST_FINAL_BACKOFF };
-        let pause = first
-            .saturating_mul(1 << (count - 1).min(10))
-            .min(LONGEST_BACKOFF)
-            .mul_f64(0.75 + 0.5 * jitter.clamp(0.0, 1.0));
-        let pause = failure
-            .retry_after
-            .map_or(pause, |wish| pause.max(wish.min(LONGEST_BACKOFF)));
-        self.failing = Some(Failing {
-            failure,
-            count,
-            at: now,
-            retry_at: now + pause,
-        });
+        // A wait is never so long that no time is left for a login before the token ends.
+        let last = self.held.as_ref().and_then(Held::last_turn);
+        let count = self.failing.as_ref().map_or(0, |failing| failing.count);
+        self.failing = Some(Failing::new(now, failure, count, last, jitter));
     }
 
     fn take_off(&mut self, now: Moment, errand: Errand) -> Option<Flight> {
@@ -423,41 +376,6 @@ impl<T: Clone + PartialEq> Login<T> {
         let idle = held.life.map_or(UNUSED, |life| UNUSED.max(life * 2));
         let at = held.turn_at.filter(|_| now.since(self.used_at) < idle)?;
         Some((at.max(not_before), held.errand(self.kind, now)?))
-    }
-}
-
-// === impl Held ===
-
-impl<T> Held<T> {
-    fn grant(&mut self, from: Moment, grant: Grant, jitter: f64) {
-        self.life = grant.life;
-        self.longest = self.longest.max(grant.life);
-        self.renewable = grant.renewable;
-        self.expires_at = grant.life.map(|life| from + life);
-        // A little before two thirds, so that many brokers do not come at once.
-        self.turn_at = grant
-            .life
-            .map(|life| from + life.mul_f64(2.0 / 3.0 * (0.9 + 0.1 * jitter.clamp(0.0, 1.0))));
-    }
-
-    fn usable_until(&self) -> Option<Moment> {
-        let margin = self.life?.div_f64(10.0).min(Duration::from_secs(1));
-        self.expires_at.map(|at| at - margin)
-    }
-
-    /// What is done at its turn. A renewal that keeps failing leaves time for a login.
-    fn errand(&self, kind: Kind, now: Moment) -> Option<Errand> {
-        let late = match (self.expires_at, self.life) {
-            (Some(at), Some(life)) => at.since(now) < life / 6,
-            _ => false,
-        };
-        match kind {
-            _ if self.renewable && !self.renewals_over && (kind == Kind::Given || !late) => {
-                Some(Errand::Renew)
-            }
-            Kind::Minted => Some(Errand::LogIn),
-            Kind::Given => None,
-        }
     }
 }
 

@@ -230,16 +230,24 @@ pub(crate) fn tls_cause(error: &dyn std::error::Error) -> Option<String> {
         if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
             return Some(tls.to_string());
         }
+        // What an I/O error wraps is not among its sources; its sources are those of the wrapped.
         if let Some(inner) = cause
             .downcast_ref::<io::Error>()
             .and_then(io::Error::get_ref)
-            && let Some(tls) = inner.downcast_ref::<rustls::Error>()
+            && let Some(tls) = wrapped(inner)
         {
-            return Some(tls.to_string());
+            return Some(tls);
         }
         next = cause.source();
     }
     None
+}
+
+fn wrapped(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Option<String> {
+    if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+        return Some(tls.to_string());
+    }
+    wrapped(error.downcast_ref::<io::Error>()?.get_ref()?)
 }
 
 /// Verifies as always, for another name than the URL's where the caller says so.

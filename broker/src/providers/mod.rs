@@ -4,11 +4,13 @@
 
 mod file;
 pub(crate) mod http;
+mod vault;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use mlflow_secrets_auth_core::clock::Moment;
 use mlflow_secrets_auth_core::contract::LoginStatus;
 use mlflow_secrets_auth_core::secret::Secret;
 use mlflow_secrets_auth_core::variables::Settings;
@@ -39,7 +41,7 @@ pub(crate) trait Reader: Send + Sync {
     fn read(&self, previous: Option<Stamp>) -> Reading<'_>;
 
     /// What to tell about the login it reads through.
-    fn login(&self) -> Option<LoginStatus> {
+    fn login(&self, _now: Moment) -> Option<LoginStatus> {
         None
     }
 
@@ -70,7 +72,7 @@ pub(crate) enum Answer {
 pub(crate) struct Stamp(pub(crate) [u64; 5]);
 
 /// Every provider, in the priority of the table of names.
-static PROVIDERS: &[&dyn Provider] = &[&file::File];
+static PROVIDERS: &[&dyn Provider] = &[&vault::VAULT, &file::File];
 
 /// The provider of that name.
 ///

@@ -20,7 +20,7 @@ pub(crate) fn status(broker: &Broker) -> GetStatusResponse {
     let sources = broker.keeper.all();
     let mut logins: Vec<LoginStatus> = sources
         .iter()
-        .filter_map(|kept| kept.reader.login())
+        .filter_map(|kept| kept.reader.login(now))
         .collect();
     logins.sort_by(|a, b| (&a.provider, &a.identity).cmp(&(&b.provider, &b.identity)));
     logins.dedup();
