@@ -35,10 +35,10 @@ build: ## compile the broker and the client for development
 
 wheel: $(TOOLS)/.ready ## build the one wheel in target/wheels
 	$(say) 'Building the wheel (the first time takes some minutes)'
-	@rm -rf target/wheels.new && mkdir -p target/wheels.new
-	@PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" PYTHONPATH=packaging/wheel PYTHONDONTWRITEBYTECODE=1 \
-		$(TOOLS)/bin/python -c 'import backend; backend.build_wheel("target/wheels.new")'
-	@rm -rf target/wheels && mv target/wheels.new target/wheels
+	@new=$$(mktemp -d target/wheels.XXXXXX) && \
+		PATH="$(CURDIR)/$(TOOLS)/bin:$$PATH" PYTHONPATH=packaging/wheel PYTHONDONTWRITEBYTECODE=1 \
+		$(TOOLS)/bin/python -c "import backend; backend.build_wheel('$$new')" && \
+		chmod 755 $$new && rm -rf target/wheels && mv $$new target/wheels
 	@ls -l target/wheels/*.whl
 
 test: test-rust test-python ## run all tests
