@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from servers.plugin import ASK, file_provider
 from servers.recorder import Recorder
 from servers.sandbox import Sandbox
@@ -16,7 +17,9 @@ def words(text: str) -> str:
     return " ".join(text.split())
 
 
-def check(sandbox: Sandbox, recorder: Recorder, variables: dict[str, str], said: str, *, in_status: bool = True) -> None:
+def check(
+    sandbox: Sandbox, recorder: Recorder, variables: dict[str, str], said: str, *, in_status: bool = True
+) -> None:
     plugin = sandbox.run_python(ASK, recorder.url, **variables)
     assert plugin.returncode == 1
     last = plugin.stderr.strip().splitlines()[-1]
@@ -101,7 +104,8 @@ def test_a_malformed_configuration_is_named_with_its_line(sandbox: Sandbox, reco
     # A bad new file leaves the good old one in force.
     sandbox.write_config("[[route]\n")
     reload = sandbox.command("reload")
-    assert reload.returncode == 1 and f"{config}:1:" in reload.stderr
+    assert reload.returncode == 1
+    assert f"{config}:1:" in reload.stderr
     assert sandbox.run_python(ASK, recorder.url, check=True, **variables).stdout == "200\n"
     assert f"{config}:1:" in json.loads(sandbox.command("status", "--json").stdout)["warnings"][0]
 
@@ -110,7 +114,11 @@ def test_a_broken_native_part_is_an_error_and_not_an_open_door(sandbox: Sandbox,
     variables = file_provider(recorder.url, sandbox.write_secret("token"))
     broken = "import sys; sys.modules['mlflow_secrets_auth._client'] = None\n"
     done = sandbox.run_python(broken + ASK, recorder.url, **variables)
-    assert done.returncode == 1 and "Install it again" in done.stderr and not recorder.requests
+    assert done.returncode == 1
+    assert "Install it again" in done.stderr
+    assert not recorder.requests
     mlflow = "import mlflow\nmlflow.MlflowClient().search_experiments()\n"
     done = sandbox.run_python(broken + mlflow, **variables, MLFLOW_HTTP_REQUEST_MAX_RETRIES="0")
-    assert done.returncode == 1 and "Install it again" in done.stderr and not recorder.requests
+    assert done.returncode == 1
+    assert "Install it again" in done.stderr
+    assert not recorder.requests

@@ -105,14 +105,16 @@ def test_tokens_end(openbao):
     batch = openbao.login(openbao.create_app_role("batch", ["default"], renewable=False))
     once = openbao.create_app_role("once", ["default"], secret_id_num_uses=1)
     first, second = openbao.login(brief), openbao.login(openbao.create_app_role("long", ["default"]))
-    assert openbao.lookup(second)["renewable"] and not openbao.lookup(batch)["renewable"]
+    assert openbao.lookup(second)["renewable"]
+    assert not openbao.lookup(batch)["renewable"]
     openbao.login(once)
     with pytest.raises(Refused):
         openbao.login(once)
     wait_until(lambda: not openbao.valid(first), what="the token's end")
     assert openbao.valid(second)
     openbao.revoke_logins()
-    assert not openbao.valid(second) and openbao.tokens() == 0
+    assert not openbao.valid(second)
+    assert openbao.tokens() == 0
 
 
 def test_a_sealed_stalled_or_stopped_openbao_comes_back(new_openbao):
@@ -125,10 +127,11 @@ def test_a_sealed_stalled_or_stopped_openbao_comes_back(new_openbao):
     assert refused.value.status == 503
     openbao.unseal()
     openbao.stall()
-    with socket.create_connection(("127.0.0.1", openbao.port)) as connection, pytest.raises(socket.timeout):
+    with socket.create_connection(("127.0.0.1", openbao.port)) as connection:
         connection.settimeout(0.2)
         connection.sendall(b"GET /v1/sys/health HTTP/1.0\r\n\r\n")
-        connection.recv(1)
+        with pytest.raises(socket.timeout):
+            connection.recv(1)
     openbao.resume()
     assert openbao.read_secret("a") == {"token": "x"}
     openbao.stop()
@@ -151,7 +154,8 @@ def test_openbao_wants_a_clients_certificate(new_openbao, authority, web):
     )
     server.allow_certificate("trainer", authority.file, ["default"])
     token = server.call("POST", "auth/cert/login", token="")["auth"]["client_token"]
-    assert server.valid(token) and server.audit.logins("cert") == 1
+    assert server.valid(token)
+    assert server.audit.logins("cert") == 1
     with pytest.raises(requests.exceptions.RequestException):
         web.get(f"{server.address}/v1/sys/health", verify=str(authority.file))
 
@@ -231,7 +235,8 @@ def test_recorder_records_and_follows_its_script(recorder, web):
     assert web.get(f"{recorder.url}/r").headers["X-Thing"] == "1"
     assert [seen.method for seen in recorder.to("/a")] == ["GET"] * 3 + ["POST", "GET"]
     assert recorder.values("secret") == [None] * 3 + ["tell"] + [None] * 2
-    assert recorder.holds("tell") and not recorder.holds("told")
+    assert recorder.holds("tell")
+    assert not recorder.holds("told")
     assert len({seen.connection for seen in recorder.requests}) == 1
 
 
@@ -285,7 +290,8 @@ def test_sandbox_is_clean(sandbox: Sandbox, monkeypatch):
     for name in ("MLFLOW_TRACKING_URI", "VAULT_TOKEN", "AWS_PROFILE", "AZURE_TENANT_ID", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "the machine's")
     done = sandbox.run_python("import os; print(*os.environ.items(), sep='\\n')", EXTRA="yes", check=True)
-    assert "the machine's" not in done.stdout and "EXTRA" in done.stdout
+    assert "the machine's" not in done.stdout
+    assert "EXTRA" in done.stdout
     assert sandbox.runtime.stat().st_mode & 0o777 == 0o700
     assert len(str(sandbox.runtime)) < 40
 
@@ -302,7 +308,8 @@ def test_sandbox_finds_and_ends_what_was_left():
     )
     assert len(box.processes()) == 2
     left = box.close(grace=0.1)
-    assert child.pid in left and len(left) == 2
+    assert child.pid in left
+    assert len(left) == 2
     wait_until(lambda: not box.processes())
     assert not box.root.exists()
 
@@ -314,11 +321,10 @@ def test_sandbox_finds_who_holds_a_socket():
         "import os, socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.stdin.readline().strip());"
         " print(flush=True); sys.stdin.read()"
     )
-    child = subprocess.Popen(
-        [sys.executable, "-c", listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    child = subprocess.Popen([sys.executable, "-c", listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with child:
-        assert child.stdin and child.stdout
+        assert child.stdin
+        assert child.stdout
         child.stdin.write(f"{box.runtime}/s\n")
         child.stdin.flush()
         child.stdout.readline()

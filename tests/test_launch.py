@@ -32,7 +32,8 @@ def test_command_substitution_returns_at_the_script_s_end(sandbox: Sandbox, reco
 def test_nothing_of_the_client_is_in_the_broker(sandbox: Sandbox, recorder: Recorder, tmp_path: Path) -> None:
     """Environment, descriptors, directory, terminal, signals, umask."""
     variables = file_provider(recorder.url, sandbox.write_secret(SECRET))
-    code = f"""
+    code = (
+        f"""
 import os, signal, sys
 held = open({str(tmp_path / "held")!r}, "w")
 os.set_inheritable(held.fileno(), True)
@@ -40,7 +41,9 @@ os.umask(0)
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-""" + ASK
+"""
+        + ASK
+    )
     assert sandbox.run_python(code, recorder.url, check=True, **variables).stdout == "200\n"
     process = Path("/proc") / str(broker_pid(sandbox))
     if not process.exists():
@@ -72,7 +75,8 @@ def test_the_socket_is_for_its_owner_only(sandbox: Sandbox, recorder: Recorder) 
 def test_no_broker_is_started_where_that_is_turned_off(sandbox: Sandbox, recorder: Recorder) -> None:
     variables = file_provider(recorder.url, sandbox.write_secret(SECRET)) | {"MLFLOW_SECRETS_AUTH_AUTOSTART": "0"}
     done = sandbox.run_python(ASK, recorder.url, **variables)
-    assert "mlflow-secrets-auth serve" in done.stderr and not sandbox.brokers()
+    assert "mlflow-secrets-auth serve" in done.stderr
+    assert not sandbox.brokers()
     assert not recorder.requests, "nothing goes out without a header"
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from servers.broker import Broker
 from servers.plugin import file_provider
 from servers.sandbox import Sandbox
@@ -50,7 +51,8 @@ def test_a_client_refuses_another_user_s_broker(sandbox: Sandbox) -> None:
     directory.mkdir(mode=0o700)
     os.chown(directory, 65534, 65534)
     done = sandbox.command("status", MLFLOW_SECRETS_AUTH_SOCKET=str(directory / "b.sock"))
-    assert done.returncode == 1 and "belongs to uid 65534" in done.stderr
+    assert done.returncode == 1
+    assert "belongs to uid 65534" in done.stderr
 
 
 def test_a_foreign_grpc_client(sandbox: Sandbox, broker: Path) -> None:
@@ -134,6 +136,7 @@ requests.get("http://127.0.0.1:9", auth=SecretsAuthProviderFactory().get_auth())
 
 def test_a_second_broker_in_the_same_place_says_who_is_there(sandbox: Sandbox, broker: Path) -> None:
     done = sandbox.command("serve")
-    assert done.returncode == 1 and "another broker already serves" in done.stderr
+    assert done.returncode == 1
+    assert "another broker already serves" in done.stderr
     state = json.loads(sandbox.command("status", "--json").stdout)
     assert state["started_by"] == "foreground"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from servers.mlflow import MlflowServer
 from servers.plugin import basic_auth
 from servers.sandbox import Sandbox
@@ -25,7 +26,8 @@ print(run.info.run_id)
 def test_a_run_is_logged_and_fails_without_the_plugin(sandbox: Sandbox, mlflow_basic_auth: MlflowServer) -> None:
     variables = basic_auth(sandbox, mlflow_basic_auth)
     bare = sandbox.run_python(TRAINING, MLFLOW_TRACKING_URI=mlflow_basic_auth.url)
-    assert bare.returncode != 0 and "401" in bare.stderr
+    assert bare.returncode != 0
+    assert "401" in bare.stderr
 
     run_id = sandbox.run_python(TRAINING, check=True, **variables).stdout.split()[-1]
     run = mlflow_basic_auth.api("GET", f"runs/get?run_id={run_id}")["run"]["data"]
@@ -115,7 +117,8 @@ print("second")
         env=sandbox.environment | variables,
         cwd=sandbox.work,
     ) as process:
-        assert process.stdin and process.stdout
+        assert process.stdin
+        assert process.stdout
         assert process.stdout.readline() == "first\n"
         password = mlflow_basic_auth.change_password(name)
         sandbox.write_secret(f"{name}:{password}")

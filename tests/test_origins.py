@@ -13,7 +13,8 @@ from servers.sandbox import Sandbox
 def test_no_credential_leaves_for_a_host_outside_the_allowlist(sandbox: Sandbox, recorder: Recorder) -> None:
     variables = file_provider(recorder.url, sandbox.write_secret("token"))
     done = sandbox.run_python(ASK, recorder.url, **variables, MLFLOW_SECRETS_ALLOWED_HOSTS="mlflow.example.com")
-    assert recorder.requests and not recorder.holds("token")
+    assert recorder.requests
+    assert not recorder.holds("token")
     assert "MLFLOW_SECRETS_ALLOWED_HOSTS" in done.stderr, "and the log says what would permit it"
 
 
@@ -79,7 +80,8 @@ def test_routes_of_the_configuration_file(sandbox: Sandbox, new_recorder: Callab
     sandbox.run_python(ASK, named.url, check=True, **variables)
     sandbox.run_python(ASK, other.url, check=True, **variables)
     assert named.values("Authorization") == ["Bearer token"]
-    assert other.requests and not other.holds("token")
+    assert other.requests
+    assert not other.holds("token")
 
 
 def test_a_policy_binds_every_caller(sandbox: Sandbox, recorder: Recorder) -> None:
@@ -87,7 +89,9 @@ def test_a_policy_binds_every_caller(sandbox: Sandbox, recorder: Recorder) -> No
     variables["MLFLOW_SECRETS_ALLOWED_HOSTS"] = "*"
     sandbox.write_config("[policy]\nrequire_https = true\n")
     done = sandbox.run_python(ASK, recorder.url, **variables)
-    assert "not https" in done.stderr and recorder.requests and not recorder.holds("token")
+    assert "not https" in done.stderr
+    assert recorder.requests
+    assert not recorder.holds("token")
     sandbox.write_config('[policy]\nproviders = ["vault"]\n')
     sandbox.command("reload", check=True)
     done = sandbox.run_python(ASK, recorder.url, **variables)

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from servers.broker import Broker
 from servers.plugin import ASK, file_provider
 from servers.process import wait_until
@@ -41,7 +42,8 @@ def test_no_secret_is_seen_anywhere(sandbox: Sandbox, recorder: Recorder) -> Non
             sandbox.write_secret(text)
             sandbox.command("flush", check=True)
             done = sandbox.run_python(ASK, recorder.url, **variables, MLFLOW_SECRETS_LOG_LEVEL="DEBUG")
-            assert done.returncode == 1 and "SecretsAuthError" in done.stderr
+            assert done.returncode == 1
+            assert "SecretsAuthError" in done.stderr
             shown += [done, sandbox.command("doctor", **variables)]
         shown += [sandbox.command("status"), sandbox.command("status", "--json"), sandbox.command("info", **variables)]
         for done in shown:

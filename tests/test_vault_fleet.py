@@ -74,7 +74,8 @@ def test_a_rotation_that_fifty_processes_meet_at_once_is_one_read(
         text=True,
         env=sandbox.environment | settings,
     ) as process:
-        assert process.stdin and process.stdout
+        assert process.stdin
+        assert process.stdout
         assert process.stdout.readline() == "ready\n"
         proxy.statuses(at_least=51)
         openbao.audit.forget()
@@ -115,7 +116,8 @@ def test_a_custom_header_and_redirects_to_another_host_and_back(
     assert sandbox.run_python(ASK, f"{proxy.url}/here", check=True, **settings).stdout == "200\n"
     assert upstream.values("X-Api-Key") == ["key-token"]
     assert sandbox.run_python(ASK, f"{proxy.url}/away", check=True, **settings).stdout == "200\n"
-    assert foreign.requests and not foreign.holds("key-token")
+    assert foreign.requests
+    assert not foreign.holds("key-token")
     # Where the other host is allowed, it gets the header: on every hop by its own right.
     allowed = settings | {"MLFLOW_SECRETS_ALLOWED_HOSTS": "127.0.0.1,localhost"}
     assert sandbox.run_python(ASK, f"{proxy.url}/away", check=True, **allowed).stdout == "200\n"
@@ -136,7 +138,8 @@ def test_no_request_goes_out_without_a_header_while_the_secret_manager_is_down(
 ) -> None:
     settings = at(recorder.url, variables("http://127.0.0.1:9", token="none"))
     done = sandbox.run_python(ASK, recorder.url, **settings, MLFLOW_SECRETS_AUTH_TIMEOUT="3")
-    assert done.returncode == 1 and "127.0.0.1:9" in done.stderr.splitlines()[-1]
+    assert done.returncode == 1
+    assert "127.0.0.1:9" in done.stderr.splitlines()[-1]
     assert not recorder.requests
 
 
@@ -147,6 +150,7 @@ def test_the_last_good_credential_goes_on_while_vault_is_sealed(
     settings = at(recorder.url, variables(openbao.address, role=reader(openbao), MLFLOW_VAULT_TTL_SEC="1"))
     sandbox.run_python(ASK, recorder.url, check=True, **settings)
     openbao.seal()
+
     # Past its TTL, whatever the clock: asked until the broker has noticed.
     def stale() -> bool:
         assert sandbox.run_python(ASK, recorder.url, check=True, **settings).stdout == "200\n"

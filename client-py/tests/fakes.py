@@ -12,9 +12,7 @@ from mlflow_secrets_auth.errors import SecretsAuthError
 
 def answer(*headers: tuple[str, str], revision: int = 1, declined: str | None = None) -> Any:
     """An answer as the native part gives it."""
-    return SimpleNamespace(
-        headers=headers, revision=revision, source="file:/secret", declined=declined, max_age=60.0
-    )
+    return SimpleNamespace(headers=headers, revision=revision, source="file:/secret", declined=declined, max_age=60.0)
 
 
 def bearer(token: str, revision: int = 1) -> Any:

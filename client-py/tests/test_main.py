@@ -16,8 +16,7 @@ def main(real):
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mlflow-secrets-auth\nVersion: 0.3.0\n")
     (info / "entry_points.txt").write_text(
-        "[mlflow.request_auth_provider]\n"
-        "mlflow_secrets_auth = mlflow_secrets_auth:SecretsAuthProviderFactory\n"
+        "[mlflow.request_auth_provider]\nmlflow_secrets_auth = mlflow_secrets_auth:SecretsAuthProviderFactory\n"
     )
     real.environment["PYTHONPATH"] += f":{info.parent}"
     real.environment["MLFLOW_TRACKING_AUTH"] = "mlflow_secrets_auth"

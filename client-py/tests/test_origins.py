@@ -131,12 +131,8 @@ def corpus(count: int) -> list[str]:
     random_ = random.Random(20)  # noqa: S311
     some = [s + h + t for s, h, t in itertools.product(SCHEMES[:3], HOSTS, TAILS)]
     while len(some) < count:
-        middle = "".join(
-            random_.choice(pool) for pool in (HOSTS, GLUE, HOSTS, GLUE, random_.choice([HOSTS, GLUE]))
-        )
-        some.append(
-            random_.choices(SCHEMES, [20, 10] + [1] * (len(SCHEMES) - 2))[0] + middle + random_.choice(TAILS)
-        )
+        middle = "".join(random_.choice(pool) for pool in (HOSTS, GLUE, HOSTS, GLUE, random_.choice([HOSTS, GLUE])))
+        some.append(random_.choices(SCHEMES, [20, 10] + [1] * (len(SCHEMES) - 2))[0] + middle + random_.choice(TAILS))
     return some
 
 

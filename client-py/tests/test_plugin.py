@@ -109,8 +109,7 @@ def test_mlflow_s_registry_never_fails_open(copy):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mlflow-secrets-auth\nVersion: 0.3.0\n")
     (info / "entry_points.txt").write_text(
-        "[mlflow.request_auth_provider]\n"
-        "mlflow_secrets_auth = mlflow_secrets_auth:SecretsAuthProviderFactory\n"
+        "[mlflow.request_auth_provider]\nmlflow_secrets_auth = mlflow_secrets_auth:SecretsAuthProviderFactory\n"
     )
     code = """
 from mlflow.tracking.request_auth.registry import fetch_auth

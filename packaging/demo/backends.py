@@ -105,9 +105,7 @@ class Nginx:
         folders = ("/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/opt/homebrew/bin")
         found = shutil.which("nginx") or shutil.which("nginx", path=os.pathsep.join(folders))
         if found is None:
-            raise Failed(
-                "nginx is not installed. Install it: apt-get install nginx-light (macOS: brew install nginx)"
-            )
+            raise Failed("nginx is not installed. Install it: apt-get install nginx-light (macOS: brew install nginx)")
         return found
 
     def start(self, *tokens: str) -> None:
@@ -253,9 +251,7 @@ class OpenBao:
             for entry in entries
             if entry["type"] == "response"
             and "error" not in entry
-            and entry["request"]["path"].startswith(
-                ("auth/approle/login", "auth/token", "secret/", "sys/internal")
-            )
+            and entry["request"]["path"].startswith(("auth/approle/login", "auth/token", "secret/", "sys/internal"))
             and "root" not in (entry.get("auth") or {}).get("token_policies", [])
         )
 

@@ -125,9 +125,7 @@ class FileDemo:
         for source in status["sources"]:
             seen = source["last_rejection"]
             if seen is not None:
-                console.say(
-                    f"the broker saw: {seen['status']} for revision {seen['revision']}, {seen['outcome']}"
-                )
+                console.say(f"the broker saw: {seen['status']} for revision {seen['revision']}, {seen['outcome']}")
         again = self._status()
         console.good(f"all {_EPOCHS} epochs have arrived; another broker (pid {again['pid']}) was started")
 

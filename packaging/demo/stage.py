@@ -180,9 +180,7 @@ def _processes() -> list[tuple[int, int, str]]:
         ["ps", "-A", "-ww", "-o", "pid=,pgid=,stat=,args="], capture_output=True, text=True, check=True
     ).stdout
     rows = (line.split(None, 3) for line in listing.splitlines())
-    return [
-        (int(row[0]), int(row[1]), row[3]) for row in rows if len(row) == 4 and not row[2].startswith("Z")
-    ]
+    return [(int(row[0]), int(row[1]), row[3]) for row in rows if len(row) == 4 and not row[2].startswith("Z")]
 
 
 def free_port() -> int:

@@ -90,8 +90,7 @@ class VaultDemo:
             console.command(f"export {name}={'...' if name == 'VAULT_SECRET_ID' else value}")
         console.command(f"for i in $(seq {_PROCESSES}); do python train.py {_EPOCHS} & done")
         children = [
-            self._stage.train(f"train-{number}", _EPOCHS, self._settings)
-            for number in range(1, _PROCESSES + 1)
+            self._stage.train(f"train-{number}", _EPOCHS, self._settings) for number in range(1, _PROCESSES + 1)
         ]
         started = time.monotonic()
         self._until(children, 3, f"starting {_PROCESSES} processes")
@@ -123,9 +122,7 @@ class VaultDemo:
             raise Failed(f"{finished} runs are finished, with {epochs} epochs")
         if running != _PROCESSES:
             raise Failed(f"only {running} of {_PROCESSES} processes met the rotation")
-        console.good(
-            f"all {_PROCESSES} ended well ({time.monotonic() - started:.0f} s), every epoch has arrived"
-        )
+        console.good(f"all {_PROCESSES} ended well ({time.monotonic() - started:.0f} s), every epoch has arrived")
 
     def _show_status(self) -> None:
         self._console.step("Ask the broker what it is doing")

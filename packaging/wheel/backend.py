@@ -47,9 +47,7 @@ SDIST_SKIPPED = (".so", ".dylib", ".pyc")
 Settings = Optional[dict[str, Any]]
 
 
-def build_wheel(
-    wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
-) -> str:
+def build_wheel(wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None) -> str:
     """Build the command, then the extension and the wheel around both."""
     _build_command()
     with _elsewhere(config_settings) as settings:

@@ -216,9 +216,7 @@ class Nginx:
         variable = "$http_" + (self._demand.header or "authorization").lower().replace("-", "_")
         # nginx compares plain strings in a map without regard to case; a
         # regular expression is exact.
-        allowed = "".join(
-            f"        {_quoted('~^' + re.escape(value) + '$')} 1;\n" for value in self._demand.values
-        )
+        allowed = "".join(f"        {_quoted('~^' + re.escape(value) + '$')} 1;\n" for value in self._demand.values)
         user = "user root;\n" if os.geteuid() == 0 else ""
         temporary = "".join(
             f"    {kind}_temp_path {_quoted(str(self.directory / kind))};\n"

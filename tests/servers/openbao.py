@@ -92,9 +92,7 @@ class AuditLog:
         """Logins under ``auth/MOUNT/`` (``login`` or ``login/NAME``)."""
         prefix = f"auth/{mount}/login"
         paths = {entry["request"].get("path", "") for entry in self.entries()}
-        return sum(
-            self.count(path, good=good) for path in paths if path == prefix or path.startswith(prefix + "/")
-        )
+        return sum(self.count(path, good=good) for path in paths if path == prefix or path.startswith(prefix + "/"))
 
     def reads(self, secret: str, mount: str = "secret", *, good: bool | None = True) -> int:
         """Reads of one secret, whichever version of KV the mount has."""
@@ -252,27 +250,21 @@ class OpenBao:
         self.call("POST", f"sys/mounts/{mount}", body, namespace=namespace)
         if version == 2:
             # It says 400 for a moment, until it is done with its upgrade.
-            wait_until(
-                lambda: self._works("GET", f"{mount}/config", namespace), what=f"KV version 2 at {mount}"
-            )
+            wait_until(lambda: self._works("GET", f"{mount}/config", namespace), what=f"KV version 2 at {mount}")
 
     def kv_version(self, mount: str = "secret", *, namespace: str = "") -> int:
         """Version of the engine at ``mount``."""
         options = self.call("GET", f"sys/mounts/{mount}", namespace=namespace)["data"].get("options") or {}
         return int(options.get("version", 1))
 
-    def write_secret(
-        self, path: str, data: Mapping[str, Any], mount: str = "secret", *, namespace: str = ""
-    ) -> None:
+    def write_secret(self, path: str, data: Mapping[str, Any], mount: str = "secret", *, namespace: str = "") -> None:
         """Store a secret, or its next version."""
         if self.kv_version(mount, namespace=namespace) == 2:
             self.call("POST", f"{mount}/data/{path}", {"data": dict(data)}, namespace=namespace)
         else:
             self.call("POST", f"{mount}/{path}", data, namespace=namespace)
 
-    def read_secret(
-        self, path: str, mount: str = "secret", *, token: str | None = None, namespace: str = ""
-    ) -> Any:
+    def read_secret(self, path: str, mount: str = "secret", *, token: str | None = None, namespace: str = "") -> Any:
         """What is stored."""
         if self.kv_version(mount, namespace=namespace) == 2:
             return self.call("GET", f"{mount}/data/{path}", token=token, namespace=namespace)["data"]["data"]

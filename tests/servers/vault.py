@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from servers.openbao import AppRole, OpenBao
+from servers.process import wait_until
 from servers.sandbox import Sandbox
 
 TRACKING = "https://mlflow.example.com"
@@ -52,9 +53,7 @@ def header(sandbox: Sandbox, settings: dict[str, str]) -> str:
     return ask(sandbox, settings, check=True).stdout.strip()
 
 
-def ask(
-    sandbox: Sandbox, settings: dict[str, str], *, check: bool = False
-) -> subprocess.CompletedProcess[str]:
+def ask(sandbox: Sandbox, settings: dict[str, str], *, check: bool = False) -> subprocess.CompletedProcess[str]:
     """The command ``header`` in these variables."""
     return sandbox.command("header", f"{TRACKING}/x", check=check, **settings)
 
@@ -68,6 +67,13 @@ def problem(sandbox: Sandbox, settings: dict[str, str]) -> tuple[str, str]:
     kinds = [s["last_error"]["kind"] for s in status(sandbox)["sources"] if s["last_error"]]
     assert len(set(kinds)) <= 1, kinds
     return kinds[0] if kinds else "not configured", words
+
+
+def alone(sandbox: Sandbox) -> Sandbox:
+    """The same sandbox after its broker has ended: what status says is the next one's."""
+    sandbox.command("stop", check=True)
+    wait_until(lambda: not sandbox.brokers())
+    return sandbox
 
 
 def status(sandbox: Sandbox) -> Any:

@@ -31,6 +31,9 @@ const MOST_SOURCES: u64 = 10_000;
 /// The longest sleep: timers stand still in suspend, so the clock is looked at now and then.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
+/// How long giving back what was minted may take in all.
+const LONGEST_CLOSE: Duration = Duration::from_secs(3);
+
 /// For how long the last good credential serves while refreshes fail transiently.
 const GRACE: Duration = Duration::from_secs(3600);
 
@@ -281,9 +284,12 @@ impl Keeper {
 
     /// Gives back what the logins minted; nobody is asked any more.
     pub(crate) async fn close(&self) {
+        let mut closing = tokio::task::JoinSet::new();
         for kept in self.all() {
-            kept.reader.close().await;
+            closing.spawn(async move { kept.reader.close().await });
         }
+        // A secret manager that stalls must not keep anybody from stopping.
+        let _ = tokio::time::timeout(LONGEST_CLOSE, closing.join_all()).await;
     }
 
     /// Every source there is.

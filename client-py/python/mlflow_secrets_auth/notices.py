@@ -107,13 +107,9 @@ def unauthenticated(origin: str, reason: str) -> None:
 
 def report_failed(origin: str, error: str) -> None:
     """The broker could not be asked for a newer credential."""
-    once(
-        logging.WARNING, "%s rejected the credential, and no newer one could be asked for: %s", origin, error
-    )
+    once(logging.WARNING, "%s rejected the credential, and no newer one could be asked for: %s", origin, error)
 
 
 def not_replayed(origin: str) -> None:
     """There is a newer credential, but no second body."""
-    once(
-        logging.INFO, "a request to %s was not repeated with the newer credential: its body cannot be", origin
-    )
+    once(logging.INFO, "a request to %s was not repeated with the newer credential: its body cannot be", origin)

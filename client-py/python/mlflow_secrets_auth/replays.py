@@ -81,14 +81,12 @@ def _drain(response: Response) -> None:
     response.close()
 
 
-def _send_again(
-    auth: SecretsAuth, response: Response, sent: Sent, answer: Answer, kwargs: dict[str, Any]
-) -> Response:
+def _send_again(auth: SecretsAuth, response: Response, sent: Sent, answer: Answer, kwargs: dict[str, Any]) -> Response:
     # Of the base class: a hop's copy would be the hop after it.
     again = PreparedRequest.copy(response.request)
     jar: Any = getattr(again, "_cookies", None)
     if jar is not None:
-        extract_cookies_to_jar(jar, response.request, response.raw)  # type: ignore[no-untyped-call]
+        extract_cookies_to_jar(jar, response.request, response.raw)
         again.prepare_cookies(jar)
     for name in sent.names:
         again.headers.pop(name, None)

@@ -246,6 +246,7 @@ impl Session {
 impl Drop for Session {
     /// The last source under it is gone.
     fn drop(&mut self) {
+        super::VAULT.forget_unused();
         self.sooner.notify_one();
         let token = self.state().close();
         let wire = lock(&self.wire).clone();

@@ -54,11 +54,15 @@ impl Vault {
         if let Some(session) = sessions.get(&settings).and_then(Weak::upgrade) {
             return Ok(session);
         }
-        // Of those that are gone the settings are wiped too.
-        sessions.retain(|_, session| session.strong_count() > 0);
         let session = Arc::new(Session::new(Plan::new(settings.clone())?));
         sessions.insert(settings, Arc::downgrade(&session));
         Ok(session)
+    }
+
+    /// With a login its settings go too, and are wiped.
+    fn forget_unused(&self) {
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        sessions.retain(|_, session| session.strong_count() > 0);
     }
 }
 
@@ -128,5 +132,62 @@ impl Reader for VaultReader {
 
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(self.session.close())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mlflow_secrets_auth_core::secret::Secret;
+
+    use super::*;
+
+    fn settings(pairs: &[(&'static str, &str)]) -> Settings {
+        let mut settings = Settings::default();
+        for (name, value) in pairs {
+            settings.set(name, Secret::new(*value));
+        }
+        settings
+    }
+
+    #[test]
+    fn equal_logins_are_one_and_are_forgotten_with_their_last_source() {
+        let vault = Vault {
+            sessions: LazyLock::new(Mutex::default),
+        };
+        let login = |path, role| {
+            settings(&[
+                ("VAULT_ADDR", "http://127.0.0.1:1"),
+                ("VAULT_ROLE_ID", role),
+                ("VAULT_SECRET_ID", "s"),
+                ("MLFLOW_VAULT_SECRET_PATH", path),
+            ])
+        };
+        let first = vault.session(&login("secret/a", "r")).unwrap();
+        let same = vault.session(&login("secret/b", "r")).unwrap();
+        let other = vault.session(&login("secret/a", "q")).unwrap();
+        assert!(Arc::ptr_eq(&first, &same) && !Arc::ptr_eq(&first, &other));
+        drop((first, same));
+        vault.forget_unused();
+        assert_eq!(vault.sessions.lock().unwrap().len(), 1);
+        assert!(!Arc::ptr_eq(
+            &other,
+            &vault.session(&login("secret/a", "r")).unwrap()
+        ));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        for (pairs, name) in [
+            (&[][..], "VAULT_ADDR"),
+            (&[("VAULT_ADDR", "http://v")], "VAULT_TOKEN"),
+            (
+                &[("VAULT_ADDR", "http://v"), ("VAULT_TOKEN", "x")],
+                "MLFLOW_VAULT_SECRET_PATH",
+            ),
+        ] {
+            let failure = VAULT.plan(&settings(pairs)).err().unwrap();
+            assert_eq!(failure.class, Class::NotConfigured);
+            assert!(failure.cause.contains(name), "{failure}");
+        }
     }
 }
