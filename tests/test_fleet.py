@@ -88,4 +88,4 @@ print(len(killed), len(codes) > 100, set(codes))
 """
     done = sandbox.run_python(code, proxy.url, timeout=180, **variables)
     assert done.stdout == "20 True {200}\n", done.stderr[-2000:]
-    wait_until(lambda: len(sandbox.brokers()) == 1, timeout=5)
+    wait_until(lambda: len(sandbox.brokers()) <= 1, timeout=5)

@@ -35,6 +35,9 @@ pub(crate) struct Broker {
 
 type Routes = Option<(Arc<Loaded>, Arc<Result<Vec<Route>, Failure>>)>;
 
+/// How a broker came up that a client started.
+pub(crate) const AUTO_START: &str = "auto-start";
+
 /// What status tells about the process.
 pub(crate) struct Facts {
     pub(crate) socket: std::path::PathBuf,
@@ -47,8 +50,16 @@ pub(crate) struct Question<'a> {
     pub(crate) origin: &'a Origin,
     pub(crate) uri_origins: &'a [Origin],
     pub(crate) deadline: Instant,
-    /// Set when a server rejected this revision's headers, with the status.
-    pub(crate) rejected: Option<(u64, u16)>,
+    pub(crate) why: Why,
+}
+
+/// What makes a process ask.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Why {
+    /// A request is to be sent. `fresh`: a remembered failure is no answer.
+    Asked { fresh: bool },
+    /// A server rejected this revision's headers, with 401 or 403.
+    Rejected { revision: u64, status: u16 },
 }
 
 /// What comes of a question.
@@ -148,20 +159,17 @@ impl Broker {
     ) -> Result<(Served<Arc<Credential>>, String), Failure> {
         let key = loaded.bind(link.key.as_ref().map_err(Clone::clone)?)?;
         let kept = self.keeper.source(&key)?;
-        let served = match question.rejected {
-            None => self.keeper.ask(&kept, question.deadline).await?,
-            Some((revision, status)) => {
+        let served = match question.why {
+            Why::Asked { fresh } => self.keeper.ask(&kept, fresh, question.deadline).await?,
+            Why::Rejected { revision, status } => {
                 let origin = question.origin.to_string();
+                let report = Report {
+                    origin: &origin,
+                    revision,
+                    status,
+                };
                 self.keeper
-                    .rejected(
-                        &kept,
-                        Report {
-                            origin: &origin,
-                            revision,
-                            status,
-                        },
-                        question.deadline,
-                    )
+                    .rejected(&kept, report, question.deadline)
                     .await?
             }
         };

@@ -11,11 +11,12 @@ use crate::config::Loaded;
 use crate::errors::{Class, Failure};
 use crate::routing::{Route, allowed_hosts};
 
-/// Callers that nobody speaks for in this time are dropped and their settings wiped.
-const UNUSED: Duration = Duration::from_secs(3600);
+/// Callers that nobody speaks for in this time are dropped and their settings wiped; who comes
+/// back presents itself again within its next question.
+const UNUSED: Duration = Duration::from_secs(600);
 
-/// More callers than this are never kept; the least used go first and have to present again.
-const MOST_CALLERS: u64 = 10_000;
+/// More callers than this are never kept; those that were used longest ago go first.
+const MOST_CALLERS: u64 = 1_000;
 
 /// 128 random bits.
 pub(crate) type Handle = [u8; 16];
@@ -42,17 +43,9 @@ pub(crate) struct Callers {
 
 impl Callers {
     pub(crate) fn new() -> Self {
-        let by_settings = moka::sync::Cache::builder()
-            .max_capacity(MOST_CALLERS)
-            .time_to_idle(UNUSED)
-            .build();
-        let by_handle = moka::sync::Cache::builder()
-            .max_capacity(MOST_CALLERS)
-            .time_to_idle(UNUSED)
-            .build();
         Self {
-            by_settings,
-            by_handle,
+            by_settings: kept(MOST_CALLERS, UNUSED),
+            by_handle: kept(MOST_CALLERS, UNUSED),
         }
     }
 
@@ -100,10 +93,17 @@ impl Callers {
         self.by_handle.entry_count()
     }
 
+    /// Forgets everybody; who comes back presents itself again.
+    pub(crate) fn flush(&self) {
+        self.by_settings.invalidate_all();
+        self.by_handle.invalidate_all();
+        self.sweep();
+    }
+
     /// Drops what has not been used for long; moka does it on its own only when it is used.
     pub(crate) fn sweep(&self) {
-        self.by_handle.run_pending_tasks();
-        self.by_settings.run_pending_tasks();
+        settle(&self.by_handle);
+        settle(&self.by_settings);
     }
 
     /// The routes of callers that brought their own settings.
@@ -115,6 +115,33 @@ impl Callers {
                 _ => None,
             })
             .collect()
+    }
+}
+
+/// A cache that drops what was used longest ago. (moka's own policy refuses newcomers while it is
+/// full, and a caller that has just presented itself must be known.)
+pub(crate) fn kept<K, V>(most: u64, unused: Duration) -> moka::sync::Cache<K, V>
+where
+    K: std::hash::Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    moka::sync::Cache::builder()
+        .max_capacity(most)
+        .time_to_idle(unused)
+        .eviction_policy(moka::policy::EvictionPolicy::lru())
+        .build()
+}
+
+/// Lets a cache do what it has put off, all of it: it works in small batches.
+pub(crate) fn settle<K, V>(cache: &moka::sync::Cache<K, V>)
+where
+    K: std::hash::Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    let mut before = u64::MAX;
+    while cache.entry_count() < before {
+        before = cache.entry_count();
+        cache.run_pending_tasks();
     }
 }
 

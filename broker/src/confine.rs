@@ -20,6 +20,25 @@ pub(crate) fn clear_environment() {
     }
 }
 
+/// The socket that a service manager has opened for this process (systemd's `LISTEN_FDS`); read
+/// before the environment is cleared.
+pub(crate) fn activated_socket() -> Option<std::os::unix::net::UnixListener> {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    if number("LISTEN_PID") != Some(std::process::id()) || number("LISTEN_FDS") < Some(1) {
+        return None;
+    }
+    // SAFETY: the manager's promise is that the first descriptor after the standard ones is it,
+    // and nothing else here has touched it.
+    let fd = unsafe { OwnedFd::from_raw_fd(3) };
+    nix::fcntl::fcntl(
+        &fd,
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC),
+    )
+    .ok()?;
+    Some(fd.into())
+}
+
 /// No core dump, no debugger, no files for others, as many descriptors as are permitted.
 pub(crate) fn harden() {
     umask(Mode::from_bits_truncate(0o077));

@@ -1,5 +1,6 @@
 //! Which source answers for an origin: from a caller's settings, or from the configuration file.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub(crate) struct Route {
 pub(crate) struct Link {
     pub(crate) provider: &'static str,
     /// The source, or what is wrong with the settings.
-    pub(crate) key: Result<SourceKey, Failure>,
+    pub(crate) key: Result<Arc<SourceKey>, Failure>,
 }
 
 /// Which origins a route serves.
@@ -176,7 +177,7 @@ pub(crate) fn allowed_hosts(settings: &Settings) -> Result<Option<Patterns>, Fai
     Ok(Some(patterns))
 }
 
-fn key(settings: &Settings, provider: &'static str) -> Result<SourceKey, Failure> {
+fn key(settings: &Settings, provider: &'static str) -> Result<Arc<SourceKey>, Failure> {
     let of = |suffix: &str| -> (&'static str, Option<&str>) {
         let variable = mlflow_secrets_auth_core::variables::TABLE
             .iter()
@@ -189,13 +190,13 @@ fn key(settings: &Settings, provider: &'static str) -> Result<SourceKey, Failure
         .get("MLFLOW_SECRETS_MAX_RETRIES")
         .and_then(|r| r.parse::<u32>().ok())
         .unwrap_or(RETRIES);
-    Ok(SourceKey {
+    Ok(Arc::new(SourceKey {
         provider,
         settings: SourceKey::settings_of(settings, provider),
         shape: Shape::parse(mode, settings.get("MLFLOW_AUTH_HEADER_NAME"), mode_name)?,
         ttl: Duration::from_secs(ttl_seconds(ttl)),
         retries: retries.min(MOST_RETRIES),
-    })
+    }))
 }
 
 impl Loaded {
@@ -210,7 +211,7 @@ impl Loaded {
     ///
     /// # Errors
     /// A provider that is not permitted.
-    pub(crate) fn bind(&self, key: &SourceKey) -> Result<SourceKey, Failure> {
+    pub(crate) fn bind(&self, key: &Arc<SourceKey>) -> Result<Arc<SourceKey>, Failure> {
         for policy in &self.policies {
             policy.permits_provider(key.provider)?;
         }
@@ -218,7 +219,13 @@ impl Loaded {
             .policies
             .iter()
             .fold(key.ttl, |ttl, policy: &Policy| policy.clamp_ttl(ttl));
-        Ok(SourceKey { ttl, ..key.clone() })
+        if ttl == key.ttl {
+            return Ok(Arc::clone(key));
+        }
+        Ok(Arc::new(SourceKey {
+            ttl,
+            ..SourceKey::clone(key)
+        }))
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
-use crate::broker::{Broker, Outcome, Question};
+use crate::broker::{AUTO_START, Broker, Outcome, Question, Why};
 use crate::callers::{Caller, Handle};
 use crate::errors::{Class, Failure};
 use crate::report;
@@ -58,6 +58,7 @@ impl Contract for Service {
         Ok(Response::new(PresentResponse {
             handle: Bytes::copy_from_slice(&handle),
             broker_version: mlflow_secrets_auth_core::VERSION.to_owned(),
+            replaceable: self.0.facts.started_by == AUTO_START,
         }))
     }
 
@@ -72,7 +73,9 @@ impl Contract for Service {
             &request.origin,
             &request.uri_origins,
             request.wait_ms,
-            None,
+            Why::Asked {
+                fresh: request.fresh,
+            },
         )
         .await
     }
@@ -93,7 +96,10 @@ impl Contract for Service {
             &request.origin,
             &request.uri_origins,
             request.wait_ms,
-            Some((request.revision, status)),
+            Why::Rejected {
+                revision: request.revision,
+                status,
+            },
         )
         .await
     }
@@ -118,6 +124,7 @@ impl Contract for Service {
 
     async fn flush(&self, _: Request<FlushRequest>) -> Result<Response<FlushResponse>, Status> {
         let sources = self.0.keeper.flush();
+        self.0.callers.flush();
         tracing::info!(sources, "flushed");
         Ok(Response::new(FlushResponse {
             sources: u32::try_from(sources).unwrap_or(u32::MAX),
@@ -150,7 +157,7 @@ impl Service {
         origin: &str,
         uri_origins: &[String],
         wait_ms: u32,
-        rejected: Option<(u64, u16)>,
+        why: Why,
     ) -> Result<Response<GetHeadersResponse>, Status> {
         let origin =
             Origin::parse(origin).map_err(|e| Status::invalid_argument(format!("origin: {e}")))?;
@@ -164,7 +171,7 @@ impl Service {
             origin: &origin,
             uri_origins: &uri_origins,
             deadline: Instant::now() + wait,
-            rejected,
+            why,
         };
         let outcome = self
             .0

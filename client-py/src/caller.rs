@@ -152,6 +152,7 @@ impl Caller {
             origin: &origin,
             uri_origins: &uri_origins,
             timeout: self.timeout,
+            fresh: false,
         };
         match py.detach(|| run(&process, question)) {
             Ok(answer) => Answer::from_core(py, &answer),

@@ -88,6 +88,8 @@ pub struct Question<'a> {
     pub uri_origins: &'a [Origin],
     /// How long an answer may take.
     pub timeout: Duration,
+    /// Whether a remembered failure is no answer: a person has mended something.
+    pub fresh: bool,
 }
 
 /// Why there is no answer. Each text names the cause and the next step.
@@ -159,6 +161,7 @@ impl Client {
                 origin: question.origin.to_string(),
                 uri_origins: question.uri_origins.iter().map(Origin::to_string).collect(),
                 wait_ms,
+                fresh: question.fresh,
             })
         })?;
         Answer::check(answer)
@@ -260,9 +263,14 @@ impl Client {
                 let handle = match known {
                     Some(handle) => handle,
                     None => {
-                        let handle = connection.present(host, present(caller), deadline)?.handle;
-                        lock(&state.handles).insert(caller.clone(), handle.clone());
-                        handle
+                        let presented = connection.present(host, present(caller), deadline)?;
+                        if presented.replaceable
+                            && is_newer(crate::VERSION, &presented.broker_version)
+                        {
+                            return Err(replace(connection, host, deadline)?);
+                        }
+                        lock(&state.handles).insert(caller.clone(), presented.handle.clone());
+                        presented.handle
                     }
                 };
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -380,6 +388,28 @@ impl Answer {
     }
 }
 
+/// Ends an older broker that a client has started, so that one of this version takes its place.
+/// It finishes what is under way; a newer broker is never replaced by an older client.
+fn replace(
+    connection: &mut Connection,
+    host: &dyn Host,
+    deadline: Instant,
+) -> Result<Failed, Failed> {
+    connection.stop(host, StopRequest {}, deadline)?;
+    Ok(Failed::Broken(
+        "an older broker is being replaced".to_owned(),
+    ))
+}
+
+/// Whether a version is higher than another, number by number; what is no version is not.
+fn is_newer(ours: &str, theirs: &str) -> bool {
+    let numbers = |version: &str| -> Option<Vec<u64>> {
+        let release = version.split(['-', '+']).next()?;
+        release.split('.').map(|part| part.parse().ok()).collect()
+    };
+    matches!((numbers(ours), numbers(theirs)), (Some(ours), Some(theirs)) if ours > theirs)
+}
+
 fn present(caller: &Settings) -> PresentRequest {
     let setting = |(name, value): (&'static str, &Secret)| Setting {
         name: name.to_owned(),
@@ -394,4 +424,22 @@ fn present(caller: &Settings) -> PresentRequest {
 /// Every critical section here leaves its data whole, so a panic in one poisons nothing.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_newer;
+
+    #[test]
+    fn versions() {
+        assert!(
+            is_newer("0.3.1", "0.3.0") && is_newer("0.10.0", "0.9.9") && is_newer("1.0.0", "0.3.0")
+        );
+        assert!(!is_newer("0.3.0", "0.3.0") && !is_newer("0.3.0", "0.4.0"));
+        assert!(
+            !is_newer("0.3.0", "")
+                && !is_newer("0.3.0", "unknown")
+                && !is_newer("0.3.0", "0.3.0-rc1")
+        );
+    }
 }

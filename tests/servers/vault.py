@@ -58,6 +58,29 @@ def ask(sandbox: Sandbox, settings: dict[str, str], *, check: bool = False) -> s
     return sandbox.command("header", f"{TRACKING}/x", check=check, **settings)
 
 
+def ask_often(sandbox: Sandbox, settings: dict[str, str], count: int = 15, pause: float = 0) -> list[str]:
+    """What a process gets that asks again and again: a header, or the name of an error.
+
+    The commands are for people, and look anew each time; processes hear of a failure that
+    the broker remembers.
+    """
+    done = sandbox.run_python(_OFTEN, TRACKING, str(count), str(pause), check=True, **settings)
+    return done.stdout.splitlines()
+
+
+_OFTEN = """
+import sys, time, requests
+from mlflow_secrets_auth import SecretsAuthProviderFactory
+auth = SecretsAuthProviderFactory().get_auth()
+for _ in range(int(sys.argv[2])):
+    try:
+        print(auth(requests.Request("GET", sys.argv[1] + "/x").prepare()).headers["Authorization"])
+    except Exception as error:
+        print(type(error).__name__)
+    time.sleep(float(sys.argv[3]))
+"""
+
+
 def problem(sandbox: Sandbox, settings: dict[str, str]) -> tuple[str, str]:
     """The class and the words of the error that a process gets."""
     done = ask(sandbox, settings)

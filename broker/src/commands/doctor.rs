@@ -52,6 +52,7 @@ impl Doctor {
             origin: &origin,
             uri_origins: &uris,
             timeout,
+            fresh: true,
         };
         let client = client();
         let answer = client.headers(&Acts, &settings, question);
@@ -78,7 +79,7 @@ impl Doctor {
                 mark(Mark::Note, &warning);
             }
         }
-        let answer = answer.map_err(|error| explain(&error))?;
+        let answer = answer.map_err(|error| explain(&error, &settings))?;
         self.header(&answer, &origin)?;
         match &self.dry_run {
             Some(_) => self.ask_server(&answer, &origin),
@@ -194,13 +195,12 @@ impl Doctor {
         if let Some(reason) = &answer.declined {
             return Err(broken(&format!("{origin} gets no header: {reason}")));
         }
-        for step in [
-            "address and connection",
-            "TLS",
-            "login",
-            "permission",
-            "secret shape",
-        ] {
+        let steps: &[&str] = if answer.source.starts_with("file:") {
+            &LOCAL
+        } else {
+            &REMOTE
+        };
+        for step in &steps[1..] {
             mark(Mark::Good, &format!("{}: {step}", answer.source));
         }
         let names: Vec<_> = answer
@@ -245,37 +245,46 @@ impl Doctor {
     }
 }
 
+/// The steps on the way to a header, in their order.
+const REMOTE: [&str; 6] = [
+    "settings",
+    "address and connection",
+    "TLS",
+    "login",
+    "permission",
+    "secret",
+];
+const LOCAL: [&str; 4] = ["settings", "file", "permission", "secret"];
+
 /// The steps before the one that a class of failure belongs to were good.
-fn explain(error: &ClientError) -> Broken {
-    if let ClientError::Broker(status) = error {
-        let reason = status
-            .get_details_error_info()
-            .map(|info| info.reason)
-            .unwrap_or_default();
-        let steps = [
-            "settings",
-            "address and connection",
-            "TLS",
-            "login",
-            "permission",
-            "secret",
-            "header",
-        ];
-        let at = match reason.as_str() {
-            "NOT_CONFIGURED" | "REFUSED" => 0,
-            "CANNOT_REACH" | "SEALED" | "THROTTLED" => 1,
-            "TLS" => 2,
-            "NOT_AUTHENTICATED" => 3,
-            "NOT_PERMITTED" => 4,
-            "NOT_FOUND" | "BAD_SECRET" => 5,
-            _ => return broken(status.message()),
-        };
-        for step in &steps[1..at.max(1)] {
-            mark(Mark::Good, step);
+fn explain(error: &ClientError, settings: &Settings) -> Broken {
+    let ClientError::Broker(status) = error else {
+        return broken(&error.to_string());
+    };
+    let reason = status
+        .get_details_error_info()
+        .map(|info| info.reason)
+        .unwrap_or_default();
+    let local = settings
+        .enabled_providers()
+        .is_ok_and(|enabled| enabled == ["file"]);
+    let steps: &[&str] = if local { &LOCAL } else { &REMOTE };
+    let step = match reason.as_str() {
+        "NOT_CONFIGURED" | "REFUSED" => "settings",
+        "CANNOT_REACH" | "SEALED" | "THROTTLED" if !local => "address and connection",
+        "TLS" => "TLS",
+        "NOT_AUTHENTICATED" => "login",
+        "NOT_PERMITTED" => "permission",
+        "NOT_FOUND" | "CANNOT_REACH" if local => "file",
+        "NOT_FOUND" | "BAD_SECRET" => "secret",
+        _ => return broken(status.message()),
+    };
+    for good in steps.iter().skip(1).take_while(|s| **s != step) {
+        if step != "settings" {
+            mark(Mark::Good, good);
         }
-        return broken(&format!("{}: {}", steps[at], status.message()));
     }
-    broken(&error.to_string())
+    broken(&format!("{step}: {}", status.message()))
 }
 
 fn broken(what: &str) -> Broken {

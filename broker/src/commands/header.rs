@@ -33,6 +33,7 @@ impl HeaderArguments {
             origin: &origin,
             uri_origins: &uri_origins(),
             timeout,
+            fresh: true,
         };
         match client().headers(&Acts, &settings, question) {
             Ok(answer) => {

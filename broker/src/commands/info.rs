@@ -6,6 +6,7 @@ use mlflow_secrets_auth_core::variables::{Kind, PROVIDERS, Role, TABLE};
 use super::connect::{config_path, env, settings, socket};
 use super::exit;
 use super::paint::{Mark, mark, say};
+use crate::providers;
 
 pub(super) fn run() -> u8 {
     say("mlflow-secrets-auth");
@@ -33,10 +34,12 @@ pub(super) fn run() -> u8 {
             &format!("Enabled providers: {}", enabled.join(", ")),
         );
     }
-    let disabled: Vec<_> = PROVIDERS
-        .iter()
-        .copied()
-        .filter(|p| !enabled.contains(p))
+    let disabled = PROVIDERS.iter().copied().filter(|p| !enabled.contains(p));
+    let disabled: Vec<_> = disabled
+        .map(|name| match providers::named(name) {
+            Ok(_) => name.to_owned(),
+            Err(_) => format!("{name} (not in this version)"),
+        })
         .collect();
     mark(
         Mark::Plain,

@@ -1,6 +1,6 @@
 //! `serve`: the daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,18 +14,22 @@ use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Server;
 
 use super::{connect, exit};
-use crate::broker::{Broker, Facts};
+use crate::broker::{AUTO_START, Broker, Facts};
 use crate::config::Configured;
 use crate::confine::{self, Starter};
 use crate::listener::{ListenError, Listener, Place, Track, incoming};
 use crate::logging;
 use crate::rpc::Service;
+use crate::wipe;
 
 /// A broker that a client started ends when nobody has used it for so long.
 const IDLE_TIMEOUT_S: u64 = 900;
 
 /// How long requests under way may go on after a stop.
 const LAST_REQUESTS: Duration = Duration::from_secs(5);
+
+/// How long a broker that leaves may take: its last requests, and giving back its tokens.
+const LEAVING: Duration = Duration::from_secs(10);
 
 /// How often the broker looks whether it is still wanted.
 const LOOK_ROUND: Duration = Duration::from_secs(30);
@@ -63,6 +67,7 @@ impl Serve {
         // What the environment has to say about places is read first; then it is gone.
         let socket = self.socket.clone().map_or_else(connect::socket, Ok);
         let config = self.config.clone().or_else(connect::config_path);
+        let activated = confine::activated_socket();
         confine::clear_environment();
         confine::harden();
         let socket = match socket {
@@ -97,7 +102,12 @@ impl Serve {
             }
         };
         runtime.block_on(async {
-            let listener = match Listener::bind(&socket) {
+            let listener = match activated {
+                Some(listener) => Listener::adopt(listener),
+                None if starter.is_some() => bind_after_another(&socket).await,
+                None => Listener::bind(&socket),
+            };
+            let listener = match listener {
                 Ok(listener) => listener,
                 // Somebody else was quicker, which is all that a client wants.
                 Err(ListenError::Taken(_)) if starter.is_some() => {
@@ -127,10 +137,10 @@ impl Serve {
         };
         let facts = Facts {
             socket: listener.path.clone(),
-            started_by: if self.detach {
-                "auto-start"
-            } else {
-                "foreground"
+            started_by: match (self.detach, listener.is_adopted()) {
+                (true, _) => AUTO_START,
+                (false, true) => "socket activation",
+                (false, false) => "foreground",
             },
             started_at: Moment::now(),
         };
@@ -186,6 +196,21 @@ impl Serve {
     }
 }
 
+/// Takes the place over from a broker that is leaving it: its socket is gone, its lock not yet.
+async fn bind_after_another(socket: &Path) -> Result<Listener, ListenError> {
+    let deadline = tokio::time::Instant::now() + LEAVING;
+    loop {
+        match Listener::bind(socket) {
+            Err(ListenError::Taken(_))
+                if !socket.exists() && tokio::time::Instant::now() < deadline =>
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            result => return result,
+        }
+    }
+}
+
 fn place_of(broker: &Broker) -> String {
     broker.facts.socket.display().to_string()
 }
@@ -208,6 +233,8 @@ async fn until_unwanted(broker: &Broker, place: &Place, idle: Option<Duration>) 
             () = broker.stop.notified() => return "asked to",
             () = tokio::time::sleep(pause) => {
                 broker.callers.sweep();
+                broker.keeper.sweep();
+                wipe::give_back();
                 if !place.is_ours() {
                     return "the socket was removed or replaced";
                 }

@@ -42,10 +42,11 @@ pub(super) async fn fly(
             }
         };
         failures += 1;
-        let wait = failure
-            .retry_after
-            .unwrap_or(pause)
-            .mul_f64(0.5 + jitter.next());
+        // A wish is a lower bound; without one the pause spreads both ways.
+        let wait = match failure.retry_after {
+            Some(wish) => wish.mul_f64(1.0 + 0.1 * jitter.next()),
+            None => pause.mul_f64(0.5 + jitter.next()),
+        };
         // Nothing is gained by trying a bad certificate or a sealed vault twice.
         let again = matches!(failure.class, Class::Unreachable | Class::Throttled);
         if !again || failures > kept.key.retries || Instant::now() + wait >= deadline {
@@ -64,6 +65,16 @@ fn too_late(source: &str) -> Failure {
         format!("{source} did not answer within {} s", LONGEST.as_secs()),
         "Check that it is up and reachable from here",
     )
+}
+
+/// What a flight brings that ended in a panic.
+pub(super) fn crashed(kept: &Kept) -> (Landed, Option<Stamp>) {
+    let failure = Failure::new(
+        Class::Unreachable,
+        format!("reading {} crashed", kept.reader.source()),
+        "Please report it, with the output of `mlflow-secrets-auth serve`",
+    );
+    (Landing::Failed(failure), None)
 }
 
 async fn attempt(kept: &Kept, previous: Option<Stamp>) -> Result<(Landed, Option<Stamp>), Failure> {

@@ -4,6 +4,7 @@
 //! is decided in `lifetimes/`.
 
 mod flight;
+mod timers;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,18 +19,16 @@ use crate::credential::{Credential, Shape};
 use crate::errors::{Class, Failure};
 use crate::lifetimes::source::{FlightId, Rules, Served, Source, Verdict};
 use crate::providers::{self, Reader, Stamp};
+use timers::{Scheduled, Timers};
 
 /// How long a caller waits for a refresh while there is a good credential to go on with.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Sources that nobody asked for in this time are dropped and wiped.
-const UNUSED: Duration = Duration::from_secs(3600);
+const UNUSED: Duration = Duration::from_secs(1800);
 
-/// More sources than this are never kept; the least used go first.
-const MOST_SOURCES: u64 = 10_000;
-
-/// The longest sleep: timers stand still in suspend, so the clock is looked at now and then.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// More sources than this are never kept; those that were asked for longest ago go first.
+const MOST_SOURCES: u64 = 1_000;
 
 /// How long giving back what was minted may take in all.
 const LONGEST_CLOSE: Duration = Duration::from_secs(3);
@@ -49,10 +48,11 @@ pub(crate) struct SourceKey {
 
 /// A source and what runs it.
 pub(crate) struct Kept {
-    pub(crate) key: SourceKey,
+    pub(crate) key: Arc<SourceKey>,
     pub(crate) reader: Arc<dyn Reader>,
     state: Mutex<Inner>,
     landed: Notify,
+    scheduled: Scheduled,
 }
 
 struct Inner {
@@ -75,9 +75,8 @@ pub(crate) struct Rejection {
 
 /// All sources.
 pub(crate) struct Keeper {
-    sources: moka::sync::Cache<SourceKey, Arc<Kept>>,
-    /// Something may be due earlier than the timer thinks.
-    sooner: Notify,
+    sources: moka::sync::Cache<Arc<SourceKey>, Arc<Kept>>,
+    timers: Timers,
     jitter: Jitter,
 }
 
@@ -93,11 +92,8 @@ pub(crate) struct Report<'a> {
 impl Keeper {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
-            sources: moka::sync::Cache::builder()
-                .max_capacity(MOST_SOURCES)
-                .time_to_idle(UNUSED)
-                .build(),
-            sooner: Notify::new(),
+            sources: crate::callers::kept(MOST_SOURCES, UNUSED),
+            timers: Timers::new(),
             jitter: Jitter::new(),
         })
     }
@@ -106,7 +102,7 @@ impl Keeper {
     ///
     /// # Errors
     /// The settings make no sense to the provider.
-    pub(crate) fn source(&self, key: &SourceKey) -> Result<Arc<Kept>, Failure> {
+    pub(crate) fn source(&self, key: &Arc<SourceKey>) -> Result<Arc<Kept>, Failure> {
         if let Some(kept) = self.sources.get(key) {
             return Ok(kept);
         }
@@ -122,7 +118,7 @@ impl Keeper {
                 .map_or(0, |t| t.as_millis());
             let source = Source::new(rules, u64::try_from(seed).unwrap_or(0), Moment::now());
             Arc::new(Kept {
-                key: key.clone(),
+                key: Arc::clone(key),
                 reader,
                 state: Mutex::new(Inner {
                     source,
@@ -130,16 +126,23 @@ impl Keeper {
                     rejection: None,
                 }),
                 landed: Notify::new(),
+                scheduled: Scheduled::none(),
             })
         }))
     }
 
     /// The credential of a source; waits for a flight if it must, and no longer than until `deadline`.
+    /// `fresh`: a remembered failure is no answer.
     pub(crate) async fn ask(
         self: &Arc<Self>,
         kept: &Arc<Kept>,
+        fresh: bool,
         deadline: Instant,
     ) -> Result<Served<Arc<Credential>>, Failure> {
+        if fresh {
+            kept.lock().source.forgive(Moment::now());
+            kept.reader.forgive();
+        }
         self.settle(kept, deadline, |source, now| source.ask(now))
             .await
     }
@@ -188,7 +191,12 @@ impl Keeper {
             let landed = kept.landed.notified();
             tokio::pin!(landed);
             landed.as_mut().enable();
-            let verdict = question(&mut kept.lock().source, Moment::now());
+            let (verdict, due) = {
+                let now = Moment::now();
+                let mut inner = kept.lock();
+                (question(&mut inner.source, now), inner.source.due(now))
+            };
+            self.timers.set(kept, due);
             let (start, meanwhile) = match verdict {
                 Verdict::Serve(served) => return Ok(served),
                 Verdict::Fail(failure) => return Err(failure),
@@ -221,12 +229,23 @@ impl Keeper {
                 let inner = kept.lock();
                 inner.stamp.filter(|_| inner.source.holds())
             };
-            let (landing, stamp) = flight::fly(&kept, previous, &keeper.jitter).await;
+            let flying = {
+                let (keeper, kept) = (Arc::clone(&keeper), Arc::clone(&kept));
+                tokio::spawn(async move { flight::fly(&kept, previous, &keeper.jitter).await })
+            };
+            // Every flight lands, one that panics too: who waits for it would wait for ever.
+            let (landing, stamp) = flying.await.unwrap_or_else(|_| flight::crashed(&kept));
             keeper.land(&kept, flight, landing, stamp);
         });
     }
 
-    fn land(&self, kept: &Kept, flight: FlightId, landing: flight::Landed, stamp: Option<Stamp>) {
+    fn land(
+        &self,
+        kept: &Arc<Kept>,
+        flight: FlightId,
+        landing: flight::Landed,
+        stamp: Option<Stamp>,
+    ) {
         flight::log(kept, &landing);
         let mut inner = kept.lock();
         let fetched = matches!(landing, flight::Landed::Fetched { .. });
@@ -240,34 +259,30 @@ impl Keeper {
             let revision = inner.source.view(Moment::now()).revision;
             tracing::info!(source = %kept.reader.source(), revision, "new revision");
         }
+        let due = inner.source.due(Moment::now());
         drop(inner);
         kept.landed.notify_waiters();
-        self.sooner.notify_one();
+        self.timers.set(kept, due);
     }
 
     /// Runs the timers: refreshes ahead of expiry, wipes what has ended.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
-            let now = Moment::now();
-            let mut next = now + LONGEST_SLEEP;
-            for (_, kept) in &self.sources {
+            for kept in self.timers.next().await {
+                let now = Moment::now();
                 let (flight, due) = {
                     let mut inner = kept.lock();
-                    let flight = inner.source.tick(now);
-                    (flight, inner.source.due(now))
+                    (inner.source.tick(now), inner.source.due(now))
                 };
                 if let Some(flight) = flight {
                     self.take_off(&kept, flight);
                 }
-                next = due.map_or(next, |due| due.min(next));
+                self.timers.set(&kept, due);
             }
-            self.sources.run_pending_tasks();
-            let pause = next.since(now).max(Duration::from_millis(10));
-            let _ = tokio::time::timeout(pause, self.sooner.notified()).await;
         }
     }
 
-    /// Forgets every credential; returns how many sources there were.
+    /// Forgets every credential and login; returns how many sources there were.
     pub(crate) fn flush(&self) -> usize {
         let mut count = 0;
         for (_, kept) in &self.sources {
@@ -279,7 +294,16 @@ impl Keeper {
             kept.landed.notify_waiters();
             count += 1;
         }
+        // With its last source a login goes too.
+        self.sources.invalidate_all();
+        self.sweep();
         count
+    }
+
+    /// Drops what nobody has asked for in long; moka does it on its own only when it is used.
+    pub(crate) fn sweep(&self) {
+        crate::callers::settle(&self.sources);
+        self.timers.prune();
     }
 
     /// Gives back what the logins minted; nobody is asked any more.

@@ -289,6 +289,13 @@ impl<T: Clone + PartialEq> Login<T> {
             .min()
     }
 
+    /// A person has mended something: the next need is not answered with an old failure.
+    pub(crate) fn forgive(&mut self, now: Moment) {
+        if let Some(failing) = &mut self.failing {
+            failing.retry_at = failing.retry_at.min(now);
+        }
+    }
+
     /// The end. Returns the token that is to be given back: only one that we minted.
     pub(crate) fn close(&mut self) -> Option<T> {
         self.closed = true;

@@ -9,7 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use mlflow_secrets_auth_core::socket::{SocketError, prepare_directory};
+use mlflow_secrets_auth_core::socket::{SocketError, check_socket, prepare_directory};
 use nix::fcntl::{Flock, FlockArg};
 
 pub(crate) use accept::incoming;
@@ -21,6 +21,7 @@ pub(crate) struct Listener {
     pub(crate) path: PathBuf,
     inode: Option<(u64, u64)>,
     lock: Flock<File>,
+    adopted: bool,
 }
 
 /// Why there is no listener.
@@ -40,30 +41,18 @@ impl Listener {
     /// [`ListenError::Taken`] when another broker lives; else what the system says.
     pub(crate) fn bind(path: &Path) -> Result<Self, ListenError> {
         prepare_directory(path)?;
+        let lock = take_lock(path)?;
         let io = |error: io::Error| SocketError::Io {
             path: path.to_owned(),
             error,
         };
-        let lock_path = path.with_extension("lock");
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
-            .open(&lock_path)
-            .map_err(|error| SocketError::Io {
-                path: lock_path,
-                error,
-            })?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
-            .map_err(|_| ListenError::Taken(path.to_owned()))?;
         match std::fs::symlink_metadata(path) {
             Ok(meta) if meta.file_type().is_socket() => remove_file(path).map_err(io)?,
             Ok(_) => {
+                let wanted = "socket";
                 return Err(SocketError::WrongKind {
                     path: path.to_owned(),
-                    wanted: "socket",
+                    wanted,
                 }
                 .into());
             }
@@ -73,14 +62,49 @@ impl Listener {
         let socket = UnixListener::bind(path).map_err(io)?;
         // The directory is closed to others already; between the two calls nobody could enter.
         set_permissions(path, Permissions::from_mode(0o600)).map_err(io)?;
-        socket.set_nonblocking(true).map_err(io)?;
-        let inode = inode_of(path);
+        Self::new(socket, path.to_owned(), lock, false)
+    }
+
+    /// Serves a socket that a service manager holds, and keeps when this broker ends.
+    ///
+    /// # Errors
+    /// It has no name in the file system, another broker serves it, or others can enter.
+    pub(crate) fn adopt(socket: UnixListener) -> Result<Self, ListenError> {
+        let name = socket
+            .local_addr()
+            .ok()
+            .and_then(|a| a.as_pathname().map(Path::to_owned));
+        let path = name.ok_or_else(|| SocketError::WrongKind {
+            path: PathBuf::from("the socket that was handed over"),
+            wanted: "Unix socket with a name in the file system",
+        })?;
+        check_socket(&path)?;
+        let lock = take_lock(&path)?;
+        Self::new(socket, path, lock, true)
+    }
+
+    fn new(
+        socket: UnixListener,
+        path: PathBuf,
+        lock: Flock<File>,
+        adopted: bool,
+    ) -> Result<Self, ListenError> {
+        if let Err(error) = socket.set_nonblocking(true) {
+            return Err(SocketError::Io { path, error }.into());
+        }
+        let inode = inode_of(&path);
         Ok(Self {
             socket,
-            path: path.to_owned(),
+            path,
             inode,
             lock,
+            adopted,
         })
+    }
+
+    /// Whether a service manager holds the socket.
+    pub(crate) fn is_adopted(&self) -> bool {
+        self.adopted
     }
 
     /// A second listener for the accepting task, and the guard of the place.
@@ -91,6 +115,7 @@ impl Listener {
             Place {
                 path: self.path,
                 inode: self.inode,
+                adopted: self.adopted,
                 _lock: self.lock,
             },
         ))
@@ -101,6 +126,7 @@ impl Listener {
 pub(crate) struct Place {
     path: PathBuf,
     inode: Option<(u64, u64)>,
+    adopted: bool,
     _lock: Flock<File>,
 }
 
@@ -112,10 +138,25 @@ impl Place {
 
     /// Takes the socket's name away, so that the next client starts a new broker.
     pub(crate) fn leave(&self) {
-        if self.is_ours() {
+        if self.is_ours() && !self.adopted {
             let _ = remove_file(&self.path);
         }
     }
+}
+
+/// The lock that makes a broker the only one of its place.
+fn take_lock(socket: &Path) -> Result<Flock<File>, ListenError> {
+    let path = socket.with_extension("lock");
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
+        .open(&path)
+        .map_err(|error| SocketError::Io { path, error })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| ListenError::Taken(socket.to_owned()))
 }
 
 fn inode_of(path: &Path) -> Option<(u64, u64)> {

@@ -45,6 +45,9 @@ pub(crate) trait Reader: Send + Sync {
         None
     }
 
+    /// A person has mended something: what the login remembers of failures is no answer.
+    fn forgive(&self) {}
+
     /// Called when the broker ends: gives back what was minted.
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(std::future::ready(()))

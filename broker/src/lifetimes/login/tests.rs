@@ -138,6 +138,8 @@ fn a_failed_login_is_remembered() {
     let flight = start(login.need(at(1_100)));
     login.landed(at(1_101), flight, Landing::Failed(denied()), 0.5);
     assert_eq!(login.need(at(2_900)), Need::Fail(denied()));
+    login.forgive(at(2_900));
+    start(login.need(at(2_900)));
 }
 
 #[test]

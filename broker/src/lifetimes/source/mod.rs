@@ -328,6 +328,13 @@ impl<C: Clone + PartialEq> Source<C> {
         start.into_iter().chain(end).min()
     }
 
+    /// A person has mended something: the next question is not answered with an old failure.
+    pub(crate) fn forgive(&mut self, now: Moment) {
+        if let Some(failing) = &mut self.failing {
+            failing.retry_at = now;
+        }
+    }
+
     /// Forgets everything; what is on its way is not taken either.
     pub(crate) fn flush(&mut self) {
         self.held = None;

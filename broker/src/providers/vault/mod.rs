@@ -130,6 +130,10 @@ impl Reader for VaultReader {
         Some(self.session.status(now))
     }
 
+    fn forgive(&self) {
+        self.session.forgive();
+    }
+
     fn close(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(self.session.close())
     }
