@@ -10,7 +10,7 @@ from servers.nginx import Demand, Nginx
 from servers.openbao import OpenBao
 from servers.plugin import ASK
 from servers.process import wait_until
-from servers.recorder import Answer, Recorder
+from servers.recorder import Answer, Recorder, redirect
 from servers.sandbox import Sandbox
 from servers.vault import reader, status, variables
 
@@ -108,17 +108,21 @@ print([requests.get(sys.argv[1], auth=auth).status_code for _ in range(20)] == [
 def test_a_custom_header_and_redirects_to_another_host_and_back(
     sandbox: Sandbox, openbao: OpenBao, new_recorder: Callable[..., Recorder], nginx: Callable[..., Nginx]
 ) -> None:
-    """There: our header does not go along. Back: from a host that may not have it, nothing returns."""
+    """Every hop by its own right: the other host gets nothing, and back home the header is there again."""
     upstream, foreign = new_recorder(), new_recorder(host="localhost")
     openbao.write_secret(PATH, {"token": "key-token"})
-    proxy = nginx(upstream.url, Demand.custom("X-Api-Key", "key-token"), redirects={"/away": (302, foreign.url)})
-    settings = at(proxy.url, variables(openbao.address, role=reader(openbao), MLFLOW_AUTH_HEADER_NAME="X-Api-Key"))
-    assert sandbox.run_python(ASK, f"{proxy.url}/here", check=True, **settings).stdout == "200\n"
-    assert upstream.values("X-Api-Key") == ["key-token"]
+    away = {"/away": (302, f"{foreign.url}/there")}
+    proxy = nginx(upstream.url, Demand.custom("X-Api-Key", "key-token"), redirects=away)
+    foreign.on("/there", redirect(f"{proxy.url}/home"))
+    role = reader(openbao)
+    settings = at(proxy.url, variables(openbao.address, role=role, MLFLOW_AUTH_HEADER_NAME="X-Api-Key"))
     assert sandbox.run_python(ASK, f"{proxy.url}/away", check=True, **settings).stdout == "200\n"
     assert foreign.requests
     assert not foreign.holds("key-token")
-    # Where the other host is allowed, it gets the header: on every hop by its own right.
+    assert [(r.path, r.headers["X-Api-Key"]) for r in upstream.requests] == [("/home", "key-token")]
+    # A chain that begins at a host that may have nothing ends without a credential.
+    assert sandbox.run_python(ASK, f"{foreign.url}/there", check=True, **settings).stdout == "401\n"
+    # Where the other host is allowed, it gets the header too.
     allowed = settings | {"MLFLOW_SECRETS_ALLOWED_HOSTS": "127.0.0.1,localhost"}
     assert sandbox.run_python(ASK, f"{proxy.url}/away", check=True, **allowed).stdout == "200\n"
     assert foreign.values("X-Api-Key")[-1] == "key-token"

@@ -181,15 +181,18 @@ def test_stub_says_what_the_native_part_is(tmp_path):
     allowed = tmp_path / "allowed"
     # What only debug builds have.
     allowed.write_text("mlflow_secrets_auth._client._panic\nmlflow_secrets_auth._client.__all__\n")
+    folder = str(PACKAGE.parent)
+    # mypy finds an installed package by itself, and refuses to be told of its folder.
+    paths = {} if PACKAGE.parent.name == "site-packages" else {"MYPYPATH": folder, "PYTHONPATH": folder}
     done = subprocess.run(
         [
             *(sys.executable, "-m", "mypy.stubtest", "mlflow_secrets_auth._client"),
             *("--ignore-unused-allowlist", "--allowlist", str(allowed)),
         ],
-        env={**os.environ, "MYPYPATH": str(PACKAGE.parent), "PYTHONPATH": str(PACKAGE.parent)},
+        env={**os.environ, **paths},
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == 0, done.stdout + done.stderr

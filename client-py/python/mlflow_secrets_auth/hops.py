@@ -39,7 +39,8 @@ class Hop(PreparedRequest):
     _auth: SecretsAuth
     #: Whether a request before it in the chain was encrypted.
     _was_secure: bool
-    #: The origin before it in the chain that must not have a credential.
+    #: The origin that the chain began at, where that must not have a credential. Who may choose where
+    #: an artifact lies must not be able to aim an authenticated request at the tracking server.
     _came_from: str | None
     _decided_for: str | None
 
@@ -97,8 +98,8 @@ def _next(auth: SecretsAuth, request: PreparedRequest) -> Hop:
     if sent is not None:
         for name in sent.names:
             hop.headers.pop(name, None)
-        if not sent.allowed:
-            hop._came_from = hop._came_from or sent.origin or "an unknown origin"
+        if not sent.allowed and not isinstance(request, Hop):
+            hop._came_from = sent.origin or "an unknown origin"
     hop._decided_for = None
     hop._auth = auth
     return hop
