@@ -4,11 +4,12 @@
 //! nobody else can enter; symbolic links and foreign owners are refused. Never under `HOME`,
 //! which may be shared between hosts (NFS).
 
-use std::fs::{DirBuilder, symlink_metadata};
+use std::fs::{DirBuilder, File, OpenOptions, symlink_metadata};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Uid, geteuid};
 
 use crate::contract::MAJOR;
@@ -208,6 +209,25 @@ pub fn check_socket(socket: &Path) -> Result<(), SocketError> {
         });
     }
     Ok(())
+}
+
+/// A lock file beside the socket, locked; `None`: somebody else holds it.
+///
+/// The file stays when the lock is released: a name that comes and goes could be locked twice.
+///
+/// # Errors
+/// [`SocketError::Io`] when it cannot be opened.
+pub fn lock_beside(socket: &Path, extension: &str) -> Result<Option<Flock<File>>, SocketError> {
+    let path = socket.with_extension(extension);
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_CLOEXEC)
+        .open(&path)
+        .map_err(|error| SocketError::Io { path, error })?;
+    Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock).ok())
 }
 
 fn directory_of(socket: &Path) -> &Path {

@@ -5,21 +5,20 @@
 //! background by itself and its starter returns when the socket is there, so a failure to start
 //! has an exit code and a text.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::connection::{Connection, Failed, Unconnected, open};
 use super::{ClientError, Host};
-use crate::socket::{check_socket, prepare_directory};
+use crate::socket::{check_socket, lock_beside, prepare_directory};
 
 /// How to start a broker.
 #[derive(Clone, Debug)]
@@ -86,7 +85,7 @@ pub(super) fn connect(
                 } else {
                     prepare_directory(path)?;
                     // Look again under the lock before starting one: the last holder may have.
-                    starting = try_lock(path)?;
+                    starting = lock_beside(path, "start")?;
                     if starting.is_some() {
                         continue;
                     }
@@ -131,20 +130,6 @@ fn try_connect(host: &dyn Host, path: &Path, deadline: Instant) -> Result<Connec
         // A broker that ends just now; the next look finds another or none.
         _ => Attempt::Busy,
     })
-}
-
-/// The lock for starting a broker at this place; `None`: somebody else is at it.
-fn try_lock(socket: &Path) -> Result<Option<Flock<File>>, ClientError> {
-    let path = socket.with_extension("start");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
-        .open(&path)
-        .map_err(|error| crate::socket::SocketError::Io { path, error })?;
-    Ok(Flock::lock(file, FlockArg::LockExclusiveNonblock).ok())
 }
 
 /// Runs the command; returns when the broker listens, or with its own words when it does not.

@@ -3,14 +3,14 @@
 mod accept;
 mod track;
 
-use std::fs::{File, OpenOptions, Permissions, remove_file, set_permissions};
+use std::fs::{File, Permissions, remove_file, set_permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use mlflow_secrets_auth_core::socket::{SocketError, check_socket, prepare_directory};
-use nix::fcntl::{Flock, FlockArg};
+use mlflow_secrets_auth_core::socket::{SocketError, check_socket, lock_beside, prepare_directory};
+use nix::fcntl::Flock;
 
 pub(crate) use accept::incoming;
 pub(crate) use track::Track;
@@ -146,17 +146,7 @@ impl Place {
 
 /// The lock that makes a broker the only one of its place.
 fn take_lock(socket: &Path) -> Result<Flock<File>, ListenError> {
-    let path = socket.with_extension("lock");
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(nix::libc::O_NOFOLLOW | nix::libc::O_CLOEXEC)
-        .open(&path)
-        .map_err(|error| SocketError::Io { path, error })?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock)
-        .map_err(|_| ListenError::Taken(socket.to_owned()))
+    lock_beside(socket, "lock")?.ok_or_else(|| ListenError::Taken(socket.to_owned()))
 }
 
 fn inode_of(path: &Path) -> Option<(u64, u64)> {
