@@ -7,6 +7,7 @@ use std::time::Duration;
 use mlflow_secrets_auth_core::origins::Patterns;
 use mlflow_secrets_auth_core::variables::Settings;
 
+use crate::bounded;
 use crate::config::Loaded;
 use crate::errors::{Class, Failure};
 use crate::routing::{Route, allowed_hosts};
@@ -44,8 +45,8 @@ pub(crate) struct Callers {
 impl Callers {
     pub(crate) fn new() -> Self {
         Self {
-            by_settings: kept(MOST_CALLERS, UNUSED),
-            by_handle: kept(MOST_CALLERS, UNUSED),
+            by_settings: bounded::cache(MOST_CALLERS, UNUSED),
+            by_handle: bounded::cache(MOST_CALLERS, UNUSED),
         }
     }
 
@@ -102,8 +103,8 @@ impl Callers {
 
     /// Drops what has not been used for long; moka does it on its own only when it is used.
     pub(crate) fn sweep(&self) {
-        settle(&self.by_handle);
-        settle(&self.by_settings);
+        bounded::settle(&self.by_handle);
+        bounded::settle(&self.by_settings);
     }
 
     /// The routes of callers that brought their own settings.
@@ -115,33 +116,6 @@ impl Callers {
                 _ => None,
             })
             .collect()
-    }
-}
-
-/// A cache that drops what was used longest ago. (moka's own policy refuses newcomers while it is
-/// full, and a caller that has just presented itself must be known.)
-pub(crate) fn kept<K, V>(most: u64, unused: Duration) -> moka::sync::Cache<K, V>
-where
-    K: std::hash::Hash + Eq + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    moka::sync::Cache::builder()
-        .max_capacity(most)
-        .time_to_idle(unused)
-        .eviction_policy(moka::policy::EvictionPolicy::lru())
-        .build()
-}
-
-/// Lets a cache do what it has put off, all of it: it works in small batches.
-pub(crate) fn settle<K, V>(cache: &moka::sync::Cache<K, V>)
-where
-    K: std::hash::Hash + Eq + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    let mut before = u64::MAX;
-    while cache.entry_count() < before {
-        before = cache.entry_count();
-        cache.run_pending_tasks();
     }
 }
 

@@ -1,5 +1,6 @@
 //! The credential broker for MLflow: its daemon and its command.
 
+mod bounded;
 mod broker;
 mod callers;
 mod commands;

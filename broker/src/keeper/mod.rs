@@ -15,6 +15,7 @@ use mlflow_secrets_auth_core::variables::{Role, Settings};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
+use crate::bounded;
 use crate::credential::{Credential, Shape};
 use crate::errors::{Class, Failure};
 use crate::lifetimes::source::{FlightId, Rules, Served, Source, Verdict};
@@ -92,7 +93,7 @@ pub(crate) struct Report<'a> {
 impl Keeper {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
-            sources: crate::callers::kept(MOST_SOURCES, UNUSED),
+            sources: bounded::cache(MOST_SOURCES, UNUSED),
             timers: Timers::new(),
             jitter: Jitter::new(),
         })
@@ -302,7 +303,7 @@ impl Keeper {
 
     /// Drops what nobody has asked for in long; moka does it on its own only when it is used.
     pub(crate) fn sweep(&self) {
-        crate::callers::settle(&self.sources);
+        bounded::settle(&self.sources);
         self.timers.prune();
     }
 
